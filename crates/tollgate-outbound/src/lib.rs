@@ -1,0 +1,1 @@
+//! All that Tollgate calls, and the only crate with an HTTP client

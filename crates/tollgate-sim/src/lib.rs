@@ -1,0 +1,1 @@
+//! A simulated AI provider with faults on demand

@@ -1,0 +1,1 @@
+//! What the tests share: a private cluster, template databases, running binaries

@@ -1,0 +1,2 @@
+//! The binary: roles, configuration, lifecycle, telemetry
+fn main() {}
