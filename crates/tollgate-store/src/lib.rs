@@ -1,1 +1,38 @@
-//! Every SQL statement, and the migrations
+//! Every SQL statement, and the migrations.
+//!
+//! Plain functions, one intent each, over a [`TenantTx`] (account set, row-level security on) or a [`SystemTx`] (the
+//! queue, across accounts). No storage traits: there is one database, and its SQL is meant to be read. Statements
+//! are checked against the schema when they are compiled; the answers are kept in `.sqlx` (`make sqlx`).
+//!
+//! **Architecture invariant:** nothing here decides anything; it stores, and reports how many rows it touched.
+
+mod accounts;
+mod connect;
+mod dead_letters;
+mod jobs;
+mod keys;
+mod migrate;
+mod tasks;
+mod tx;
+mod wake;
+mod workers;
+
+pub use accounts::{balance, insert_account, list_accounts, post_credits};
+pub use connect::{ConnectError, Role, connect, connect_operator};
+pub use dead_letters::{bury, bury_expired, bury_unleased};
+pub use jobs::{
+    JobFilter, StartedJob, events_after, insert_job, insert_result, job_by_id, jobs_page, mark_cancelled,
+    mark_failed, mark_requeued, mark_retrying, mark_running, mark_succeeded,
+};
+pub use keys::{KeyCandidate, find_key, insert_key, list_keys, revoke_key};
+pub use migrate::{MigrateError, migrate, schema_is_current};
+pub use sqlx::{Error, PgPool};
+pub use tasks::{
+    NewTask, claim, delete_task, due_in, enqueue, finish, promote_due, release, retry_at, take_back_lost,
+};
+pub use tx::{SystemTx, TenantTx, Tx};
+pub use wake::{Signal, Wakeups, notify_cancelled, notify_ready};
+pub use workers::{deregister, heartbeat, held_tasks, register, remove_dead};
+
+/// What a store function returns.
+pub type Result<T> = std::result::Result<T, sqlx::Error>;

@@ -1,0 +1,15 @@
+-- What needs a superuser, or a role that may create roles: the four roles, and the migrator's right to make schemas.
+-- Idempotent. Two sessions may collide on the shared catalogues; the caller repeats it then.
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['app_migrator', 'app_api', 'app_worker', 'app_operator'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
+            -- No password: with password authentication nobody can log in until the operator sets one.
+            EXECUTE format('CREATE ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS NOINHERIT', name);
+        END IF;
+        EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), name);
+    END LOOP;
+    EXECUTE format('GRANT CREATE ON DATABASE %I TO app_migrator', current_database());
+END $$;

@@ -1,0 +1,114 @@
+//! Pools, and the roles they connect as (SPEC T2).
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions as _, PgPool};
+
+/// The database roles of the running system; none owns a table, none bypasses row-level security.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// `app_api`: the HTTP API.
+    Api,
+    /// `app_worker`: the workers.
+    Worker,
+    /// `app_operator`: the operator's commands (accounts, keys).
+    Operator,
+}
+
+impl Role {
+    /// The role's name in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Api => "app_api",
+            Self::Worker => "app_worker",
+            Self::Operator => "app_operator",
+        }
+    }
+}
+
+/// Why a pool could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The URL is not one of PostgreSQL's.
+    #[error("DATABASE_URL is not a PostgreSQL URL (postgres://user:password@host:port/database): {0}")]
+    Url(#[source] sqlx::Error),
+    /// No connection, or not as this role.
+    #[error(
+        "cannot connect to PostgreSQL as {role}: {source}. Check DATABASE_URL, that the server runs, and that \
+         `tollgate migrate` has created the roles (`tollgate doctor` says more)"
+    )]
+    Connect {
+        /// The role that was asked for.
+        role: &'static str,
+        /// What PostgreSQL or the network said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The login could do more than the role it plays.
+    #[error(
+        "refusing to start: the login `{login}` {problem}, so row-level security would not hold. Log in as `{role}`, or \
+         as a login that is only a member of it"
+    )]
+    TooPowerful {
+        /// The login role of DATABASE_URL.
+        login: String,
+        /// What it can do.
+        problem: &'static str,
+        /// The role it should be.
+        role: &'static str,
+    },
+}
+
+fn options(url: &str, role: Role) -> Result<PgConnectOptions, ConnectError> {
+    let options: PgConnectOptions = url.parse().map_err(ConnectError::Url)?;
+    // The role is a start-up option: set before the first statement, and again after each reset of the session.
+    Ok(options
+        .options([("role", role.as_str())])
+        .application_name(&format!("tollgate {}", role.as_str()))
+        .log_statements(log::LevelFilter::Trace)
+        .log_slow_statements(log::LevelFilter::Warn, Duration::from_secs(1)))
+}
+
+/// A pool whose connections act as `role`. Outside dev mode (`strict`), the login must not be able to do more.
+pub async fn connect(url: &str, role: Role, max: u32, strict: bool) -> Result<PgPool, ConnectError> {
+    let pool = PgPoolOptions::new()
+        .max_connections(max)
+        .acquire_timeout(Duration::from_secs(5))
+        // A ping before each use costs up to a quarter of the rate; a broken connection shows itself soon enough.
+        .test_before_acquire(false)
+        .connect_with(options(url, role)?)
+        .await
+        .map_err(|source| ConnectError::Connect { role: role.as_str(), source })?;
+    if strict {
+        refuse_power(&pool, role).await?;
+    }
+    Ok(pool)
+}
+
+/// One operator's pool, for a command that ends.
+pub async fn connect_operator(url: &str) -> Result<PgPool, ConnectError> {
+    connect(url, Role::Operator, 1, false).await
+}
+
+async fn refuse_power(pool: &PgPool, role: Role) -> Result<(), ConnectError> {
+    let login = sqlx::query!(
+        r#"SELECT r.rolname::text AS "name!", r.rolsuper AS "superuser!", r.rolbypassrls AS "bypasses!",
+                  EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                          WHERE n.nspname IN ('app', 'queue') AND pg_has_role(r.oid, c.relowner, 'MEMBER')) AS "owner!"
+           FROM pg_roles r WHERE r.rolname = session_user"#
+    )
+    .fetch_one(pool)
+    .await
+    .map_err(|source| ConnectError::Connect { role: role.as_str(), source })?;
+    let problem = if login.superuser {
+        "is a superuser"
+    } else if login.bypasses {
+        "bypasses row-level security"
+    } else if login.owner {
+        "owns Tollgate's tables"
+    } else {
+        return Ok(());
+    };
+    Err(ConnectError::TooPowerful { login: login.name, problem, role: role.as_str() })
+}

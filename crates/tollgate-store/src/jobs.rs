@@ -1,0 +1,321 @@
+//! Jobs, their events and results.
+//!
+//! Each change of a job counts its event's `seq` up under the row's lock and records the event in the same statement,
+//! so events have no gaps and no two share a number. Statements name the statuses they may leave; none leaves a final one.
+
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+use sqlx::types::Json;
+use tollgate_model::generation::{GenerationOutput, GenerationRequest, Usage};
+use tollgate_model::job::{Job, JobCredits, JobError, JobEvent, JobEventKind, JobOutput, JobStatus};
+use tollgate_model::queue::ClaimedTask;
+use tollgate_model::submission::AcceptedJob;
+use uuid::Uuid;
+
+use crate::{Result, TenantTx};
+
+/// Stores a job and its first event.
+pub async fn insert_job(tx: &mut TenantTx, id: Uuid, key: Option<Uuid>, job: &AcceptedJob) -> Result<()> {
+    sqlx::query!(
+        "WITH job AS (
+             INSERT INTO app.jobs (account_id, id, key_id, type, priority, max_attempts, request, metadata, scheduled_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, greatest(now(), $9::timestamptz)))
+         INSERT INTO app.job_events (account_id, job_id, seq, type) VALUES ($1, $2, 1, $10)",
+        tx.account().0,
+        id,
+        key,
+        job.job_type,
+        job.priority,
+        job.max_attempts,
+        Json(&job.request) as _,
+        Json(&job.metadata) as _,
+        job.scheduled_at,
+        JobEventKind::Queued.as_str(),
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// A job whose attempt has begun.
+#[derive(Debug, Clone)]
+pub struct StartedJob {
+    /// Which job.
+    pub id: Uuid,
+    /// The job type's name.
+    pub job_type: String,
+    /// The call to make.
+    pub request: GenerationRequest,
+}
+
+/// The transaction's account's jobs among `tasks` are running now.
+pub async fn mark_running(tx: &mut TenantTx, tasks: &[ClaimedTask]) -> Result<Vec<StartedJob>> {
+    let ids: Vec<Uuid> = tasks.iter().map(|task| task.lease.task).collect();
+    let attempts: Vec<i32> = tasks.iter().map(|task| task.attempt).collect();
+    sqlx::query!(
+        r#"WITH claimed AS (
+               SELECT * FROM unnest($2::uuid[], $3::integer[]) AS claimed (id, attempt)
+           ), started AS (
+               UPDATE app.jobs j
+               SET status = 'running', attempts = c.attempt, started_at = clock_timestamp(), last_event = last_event + 1
+               FROM claimed c WHERE j.account_id = $1 AND j.id = c.id AND j.status = 'queued'
+               RETURNING j.id, j.type, j.request, j.attempts, j.last_event
+           ), event AS (
+               INSERT INTO app.job_events (account_id, job_id, seq, type, data)
+               SELECT $1, id, last_event, $4, jsonb_build_object('attempt', attempts) FROM started
+           )
+           SELECT id, type, request AS "request: Json<GenerationRequest>" FROM started"#,
+        tx.account().0,
+        &ids,
+        &attempts,
+        JobEventKind::Started.as_str(),
+    )
+    .map(|row| StartedJob { id: row.id, job_type: row.r#type, request: row.request.0 })
+    .fetch_all(tx.conn())
+    .await
+}
+
+/// The jobs are back in the queue through no fault of theirs; the attempt does not count.
+pub async fn mark_requeued(tx: &mut TenantTx, ids: &[Uuid], reason: &str) -> Result<()> {
+    sqlx::query!(
+        "WITH changed AS (
+             UPDATE app.jobs SET status = 'queued', attempts = greatest(attempts - 1, 0), last_event = last_event + 1
+             WHERE account_id = $1 AND id = ANY ($2) AND status = 'running'
+             RETURNING id, last_event)
+         INSERT INTO app.job_events (account_id, job_id, seq, type, data)
+         SELECT $1, id, last_event, $3, $4 FROM changed",
+        tx.account().0,
+        ids,
+        JobEventKind::Requeued.as_str(),
+        json!({ "reason": reason }),
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// An attempt failed; the next one begins at `at`.
+pub async fn mark_retrying(tx: &mut TenantTx, id: Uuid, at: DateTime<Utc>, error: &JobError) -> Result<()> {
+    sqlx::query!(
+        "WITH changed AS (
+             UPDATE app.jobs
+             SET status = 'queued', scheduled_at = $3, error_code = $4, error_message = $5, last_event = last_event + 1
+             WHERE account_id = $1 AND id = $2 AND status = 'running'
+             RETURNING last_event)
+         INSERT INTO app.job_events (account_id, job_id, seq, type, data)
+         SELECT $1, $2, last_event, $6, $7 FROM changed",
+        tx.account().0,
+        id,
+        at,
+        error.code,
+        error.message,
+        JobEventKind::Retrying.as_str(),
+        json!({ "error": error, "next_attempt_at": at }),
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// The job has its result. `false`: it was not running.
+pub async fn mark_succeeded(tx: &mut TenantTx, id: Uuid) -> Result<bool> {
+    mark_final(tx, &[id], JobStatus::Succeeded, JobEventKind::Completed, None)
+        .await
+        .map(|changed| changed == 1)
+}
+
+/// The jobs failed for good. Returns how many had not ended before.
+pub async fn mark_failed(tx: &mut TenantTx, ids: &[Uuid], error: &JobError) -> Result<u64> {
+    mark_final(tx, ids, JobStatus::Failed, JobEventKind::Failed, Some(error)).await
+}
+
+async fn mark_final(
+    tx: &mut TenantTx,
+    ids: &[Uuid],
+    status: JobStatus,
+    event: JobEventKind,
+    error: Option<&JobError>,
+) -> Result<u64> {
+    let data = error.map_or_else(|| json!({}), |error| json!({ "error": error }));
+    let done = sqlx::query!(
+        "WITH changed AS (
+             UPDATE app.jobs
+             SET status = $3, finished_at = clock_timestamp(), error_code = $4, error_message = $5,
+                 last_event = last_event + 1
+             WHERE account_id = $1 AND id = ANY ($2) AND status IN ('queued', 'running')
+             RETURNING id, last_event)
+         INSERT INTO app.job_events (account_id, job_id, seq, type, data)
+         SELECT $1, id, last_event, $6, $7 FROM changed",
+        tx.account().0,
+        ids,
+        status.as_str(),
+        error.map(|error| error.code.as_str()),
+        error.map(|error| error.message.as_str()),
+        event.as_str(),
+        data,
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// The job is called off. `false`: it had ended before. A statement of its own, since the API may touch less of a
+/// job than a worker.
+pub async fn mark_cancelled(tx: &mut TenantTx, id: Uuid) -> Result<bool> {
+    let done = sqlx::query!(
+        "WITH changed AS (
+             UPDATE app.jobs SET status = 'cancelled', finished_at = clock_timestamp(), last_event = last_event + 1
+             WHERE account_id = $1 AND id = $2 AND status IN ('queued', 'running')
+             RETURNING last_event)
+         INSERT INTO app.job_events (account_id, job_id, seq, type)
+         SELECT $1, $2, last_event, $3 FROM changed",
+        tx.account().0,
+        id,
+        JobEventKind::Cancelled.as_str(),
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Stores the job's one result; the primary key refuses a second.
+pub async fn insert_result(tx: &mut TenantTx, id: Uuid, output: &GenerationOutput) -> Result<()> {
+    sqlx::query!(
+        "INSERT INTO app.job_results (account_id, job_id, text, provider, provider_id, model, latency_ms,
+                                      prompt_tokens, completion_tokens, total_tokens, raw)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        tx.account().0,
+        id,
+        output.text,
+        output.provider,
+        output.provider_id,
+        output.model,
+        output.latency_ms,
+        output.usage.prompt_tokens,
+        output.usage.completion_tokens,
+        output.usage.total_tokens,
+        output.raw,
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// A job's row with its result, if it has one.
+struct JobRow {
+    id: Uuid,
+    job_type: String,
+    status: String,
+    priority: i16,
+    attempts: i32,
+    max_attempts: i32,
+    created_at: DateTime<Utc>,
+    scheduled_at: DateTime<Utc>,
+    started_at: Option<DateTime<Utc>>,
+    finished_at: Option<DateTime<Utc>>,
+    error_code: Option<String>,
+    error_message: Option<String>,
+    credits_held: i64,
+    credits_charged: i64,
+    metadata: Value,
+    text: Option<String>,
+    provider: Option<String>,
+    model: Option<String>,
+    latency_ms: Option<i64>,
+    prompt_tokens: Option<i64>,
+    completion_tokens: Option<i64>,
+    total_tokens: Option<i64>,
+}
+
+impl From<JobRow> for Job {
+    fn from(row: JobRow) -> Self {
+        let output = row.text.map(|text| JobOutput {
+            text,
+            images: Vec::new(),
+            provider: row.provider.unwrap_or_default(),
+            model: row.model.unwrap_or_default(),
+            latency_ms: row.latency_ms.unwrap_or_default(),
+            usage: Usage {
+                prompt_tokens: row.prompt_tokens.unwrap_or_default(),
+                completion_tokens: row.completion_tokens.unwrap_or_default(),
+                total_tokens: row.total_tokens.unwrap_or_default(),
+            },
+        });
+        Self {
+            id: row.id,
+            job_type: row.job_type,
+            // The column's CHECK allows no other word.
+            status: JobStatus::parse(&row.status).unwrap_or(JobStatus::Queued),
+            priority: row.priority,
+            attempts: row.attempts,
+            max_attempts: row.max_attempts,
+            created_at: row.created_at,
+            scheduled_at: row.scheduled_at,
+            started_at: row.started_at,
+            finished_at: row.finished_at,
+            error: row.error_code.zip(row.error_message).map(|(code, message)| JobError { code, message }),
+            output,
+            credits: JobCredits { held: row.credits_held, charged: row.credits_charged },
+            metadata: match row.metadata {
+                Value::Object(metadata) => metadata,
+                _ => serde_json::Map::new(),
+            },
+        }
+    }
+}
+
+/// Which jobs a page shows.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct JobFilter {
+    /// This one alone.
+    pub id: Option<Uuid>,
+    /// In this status.
+    pub status: Option<JobStatus>,
+    /// Older than this one.
+    pub before: Option<Uuid>,
+}
+
+/// The account's jobs, newest first.
+pub async fn jobs_page(tx: &mut TenantTx, filter: JobFilter, limit: i64) -> Result<Vec<Job>> {
+    let rows = sqlx::query_as!(
+        JobRow,
+        r#"SELECT j.id, j.type AS job_type, j.status, j.priority, j.attempts, j.max_attempts, j.created_at,
+                  j.scheduled_at, j.started_at, j.finished_at, j.error_code, j.error_message, j.credits_held,
+                  j.credits_charged, j.metadata, r.text AS "text?", r.provider AS "provider?", r.model AS "model?",
+                  r.latency_ms AS "latency_ms?", r.prompt_tokens AS "prompt_tokens?",
+                  r.completion_tokens AS "completion_tokens?", r.total_tokens AS "total_tokens?"
+           FROM app.jobs j LEFT JOIN app.job_results r ON r.account_id = j.account_id AND r.job_id = j.id
+           WHERE j.account_id = $1 AND ($2::uuid IS NULL OR j.id = $2) AND ($3::text IS NULL OR j.status = $3)
+             AND ($4::uuid IS NULL OR j.id < $4)
+           ORDER BY j.id DESC LIMIT $5"#,
+        tx.account().0,
+        filter.id,
+        filter.status.map(JobStatus::as_str),
+        filter.before,
+        limit,
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    Ok(rows.into_iter().map(Job::from).collect())
+}
+
+/// One job; `None`: the account has no such job.
+pub async fn job_by_id(tx: &mut TenantTx, id: Uuid) -> Result<Option<Job>> {
+    let filter = JobFilter { id: Some(id), ..JobFilter::default() };
+    Ok(jobs_page(tx, filter, 1).await?.pop())
+}
+
+/// The job's events after number `seq`, oldest first.
+pub async fn events_after(tx: &mut TenantTx, job: Uuid, seq: i32, limit: i64) -> Result<Vec<JobEvent>> {
+    sqlx::query_as!(
+        JobEvent,
+        "SELECT seq, type AS kind, data, created_at FROM app.job_events
+         WHERE account_id = $1 AND job_id = $2 AND seq > $3 ORDER BY seq LIMIT $4",
+        tx.account().0,
+        job,
+        seq,
+        limit,
+    )
+    .fetch_all(tx.conn())
+    .await
+}
