@@ -1,1 +1,25 @@
-//! One function, one business transaction
+//! One function, one business transaction: submit, claim, settle, cancel, sweep, create a key …
+//!
+//! The edges (HTTP, worker, commands) call these with a [`Database`] and never see a transaction, and nothing here can
+//! call out: so no provider is ever called with a transaction open.
+//!
+//! **Architecture invariant:** this crate does not depend on `tollgate-outbound`, and its public functions neither
+//! take nor return a transaction.
+
+pub mod accounts;
+pub mod auth;
+mod database;
+mod error;
+pub mod ids;
+pub mod jobs;
+pub mod keys;
+pub mod runs;
+pub mod submit;
+pub mod sweep;
+mod waker;
+pub mod workers;
+
+pub use database::{Database, Health};
+pub use error::{Error, Result};
+pub use tollgate_store::{ConnectError, MigrateError, Role, migrate};
+pub use waker::{Waker, waker};

@@ -1,0 +1,55 @@
+//! Accounts: opened and granted credits by the operator.
+
+use tollgate_model::account::{Account, AccountId};
+use tollgate_store as store;
+use tollgate_store::TenantTx;
+
+use crate::ids::new_id;
+use crate::{Database, Error, Result};
+
+/// The most credits one grant may post: far above any price, far below what could overflow a balance.
+pub const MAX_GRANT: i64 = 1_000_000_000_000;
+
+/// Opens an account, with credits to begin with.
+pub async fn create(db: &Database, name: &str, credits: i64) -> Result<AccountId> {
+    if name.trim().is_empty() || name.len() > 200 || name.contains('\0') {
+        return Err(Error::Invalid { field: "name", problem: "must have 1 to 200 characters".into() });
+    }
+    if !(0..=MAX_GRANT).contains(&credits) {
+        return Err(Error::Invalid {
+            field: "credits",
+            problem: format!("must be between 0 and {MAX_GRANT}"),
+        });
+    }
+    let account = AccountId(new_id());
+    let mut tx = TenantTx::begin(db.pool(), account).await?;
+    store::insert_account(&mut tx, name).await?;
+    if credits > 0 {
+        store::post_credits(&mut tx, new_id(), credits, "adjustment", Some("opening credits")).await?;
+    }
+    tx.commit().await?;
+    Ok(account)
+}
+
+/// Posts credits to an account. Returns its new balance.
+pub async fn grant(db: &Database, account: AccountId, credits: i64, reason: &str) -> Result<i64> {
+    if !(1..=MAX_GRANT).contains(&credits) {
+        return Err(Error::Invalid {
+            field: "credits",
+            problem: format!("must be between 1 and {MAX_GRANT}"),
+        });
+    }
+    if reason.trim().is_empty() || reason.len() > 500 || reason.contains('\0') {
+        return Err(Error::Invalid { field: "reason", problem: "must have 1 to 500 characters".into() });
+    }
+    let mut tx = TenantTx::begin(db.pool(), account).await?;
+    let balance = store::post_credits(&mut tx, new_id(), credits, "adjustment", Some(reason)).await?;
+    let balance = balance.ok_or(Error::NotFound("account"))?;
+    tx.commit().await?;
+    Ok(balance)
+}
+
+/// Every account, oldest first.
+pub async fn list(db: &Database) -> Result<Vec<Account>> {
+    Ok(store::list_accounts(db.pool()).await?)
+}

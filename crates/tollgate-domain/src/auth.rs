@@ -1,0 +1,101 @@
+//! Who is asking: from the key in a request to its account and scopes.
+//!
+//! The key's row is read for every request, in one round trip, so a revocation holds at once. Argon2id, which costs
+//! tens of milliseconds of CPU, runs once a key and process: what it verified is remembered by an HMAC of the whole
+//! key under a secret that lives and dies with the process, together with the hash that was verified.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use argon2::Argon2;
+use argon2::password_hash::PasswordVerifier as _;
+use argon2::password_hash::phc::PasswordHash;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use moka::sync::Cache;
+use sha2::Sha256;
+use tokio::sync::Semaphore;
+use tollgate_model::account::AccountId;
+use tollgate_model::key::{ApiKey, Scope};
+use tollgate_store as store;
+use uuid::Uuid;
+
+use crate::{Database, Error, Result};
+
+/// The holder of a verified key.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Whose key.
+    pub account: AccountId,
+    /// Which key.
+    pub key: Uuid,
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+}
+
+/// Verifies keys. One a process; clones share their memory.
+#[derive(Clone)]
+pub struct Authenticator {
+    secret: Arc<[u8; 64]>,
+    verified: Cache<[u8; 32], String>,
+    verifications: Arc<Semaphore>,
+}
+
+impl std::fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authenticator")
+            .field("verified", &self.verified.entry_count())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Authenticator {
+    /// An authenticator that remembers nothing yet.
+    pub fn new() -> Result<Self> {
+        let mut secret = [0; 64];
+        getrandom::fill(&mut secret).map_err(|error| Error::Database(store::Error::Io(error.into())))?;
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Ok(Self {
+            secret: Arc::new(secret),
+            verified: Cache::builder().max_capacity(100_000).time_to_idle(Duration::from_hours(1)).build(),
+            // More at once than there are processors would only slow each other down, and all else with them.
+            verifications: Arc::new(Semaphore::new(cpus)),
+        })
+    }
+
+    /// The holder of the key; `None`: it is no key, or it is revoked.
+    pub async fn authenticate(&self, db: &Database, presented: &str) -> Result<Option<Caller>> {
+        let Some(key) = ApiKey::parse(presented) else { return Ok(None) };
+        for candidate in store::find_key(db.pool(), key.prefix()).await? {
+            if self.matches(&key, &candidate.secret_hash).await {
+                let store::KeyCandidate { account, key_id: key, scopes, .. } = candidate;
+                return Ok(Some(Caller { account, key, scopes }));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn matches(&self, key: &ApiKey, hash: &str) -> bool {
+        let fingerprint = self.fingerprint(key);
+        if self.verified.get(&fingerprint).is_some_and(|verified| verified == hash) {
+            return true;
+        }
+        let Ok(_permit) = self.verifications.acquire().await else { return false };
+        let (key, owned) = (key.clone(), hash.to_owned());
+        let verified = tokio::task::spawn_blocking(move || verify(&key, &owned)).await.unwrap_or(false);
+        if verified {
+            self.verified.insert(fingerprint, hash.to_owned());
+        }
+        verified
+    }
+
+    fn fingerprint(&self, key: &ApiKey) -> [u8; 32] {
+        let mut mac = Hmac::<Sha256>::new(&(*self.secret).into());
+        mac.update(key.expose().as_bytes());
+        mac.finalize().into_bytes().into()
+    }
+}
+
+fn verify(key: &ApiKey, hash: &str) -> bool {
+    PasswordHash::new(hash)
+        .is_ok_and(|hash| Argon2::default().verify_password(key.expose().as_bytes(), &hash).is_ok())
+}

@@ -1,0 +1,173 @@
+//! A run: from the claim of a task to the end of its lease. Nothing here waits for a provider; the worker does,
+//! between [`claim`] and one of the others, with no transaction open.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tollgate_model::generation::{GenerationOutput, GenerationRequest, ProviderFailure};
+use tollgate_model::job::JobError;
+use tollgate_model::queue::{ClaimedTask, Lease, QueuePolicy};
+use tollgate_model::retry::{AfterFailure, after_failure};
+use tollgate_store as store;
+use tollgate_store::{StartedJob, SystemTx, TenantTx, Tx as _};
+use uuid::Uuid;
+
+use crate::{Database, Result};
+
+/// A job in a worker's hands.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// The task, and the right to finish it.
+    pub task: ClaimedTask,
+    /// The job type's name.
+    pub job_type: String,
+    /// The call to make.
+    pub request: GenerationRequest,
+}
+
+/// What a claim brought.
+#[derive(Debug)]
+pub struct Claim {
+    /// Jobs to run, first priority first.
+    pub runs: Vec<Run>,
+    /// Where there was nothing to claim: how long until the next scheduled task is due, if there is one.
+    pub due_in: Option<Duration>,
+}
+
+/// How many scheduled tasks one claim makes ready; what is left over, the next one does.
+const PROMOTE_LIMIT: i64 = 1000;
+
+/// Leases up to `limit` jobs to the worker and marks them running, in one commit.
+pub async fn claim(db: &Database, policy: &QueuePolicy, worker: Uuid, limit: usize) -> Result<Claim> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut tx = SystemTx::begin(db.pool()).await?;
+    store::promote_due(&mut tx, policy.name, PROMOTE_LIMIT).await?;
+    let mut tasks = store::claim(&mut tx, policy.name, worker, limit).await?;
+    let Some(first) = tasks.first().map(|task| task.lease.account) else {
+        let due_in = store::due_in(&mut tx, policy.name).await?;
+        tx.commit().await?;
+        return Ok(Claim { runs: Vec::new(), due_in });
+    };
+    tasks.sort_by_key(|task| (task.lease.account, task.lease.task));
+    let mut runs = Vec::with_capacity(tasks.len());
+    let mut tx = tx.enter(first).await?;
+    for tasks in tasks.chunk_by(|a, b| a.lease.account == b.lease.account) {
+        if tx.account() != tasks[0].lease.account {
+            tx = tx.enter(tasks[0].lease.account).await?;
+        }
+        let mut started = store::mark_running(&mut tx, tasks).await?;
+        for task in tasks {
+            if let Some(at) = started.iter().position(|job| job.id == task.lease.task) {
+                let StartedJob { job_type, request, .. } = started.swap_remove(at);
+                runs.push(Run { task: task.clone(), job_type, request });
+            } else {
+                tracing::error!(job_id = %task.lease.task, account_id = %task.lease.account,
+                    "a task without a queued job; dropped");
+                store::finish(&mut tx, task.lease).await?;
+            }
+        }
+    }
+    tx.commit().await?;
+    Ok(Claim { runs, due_in: None })
+}
+
+/// How a settlement ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// The job succeeded.
+    Succeeded,
+    /// The job failed for good.
+    Failed,
+    /// The job will be tried again, not before this.
+    Retrying(DateTime<Utc>),
+    /// The lease was lost: the job was cancelled, or is another worker's. Nothing was changed.
+    LeaseLost,
+}
+
+impl Settled {
+    /// For metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Retrying(_) => "retrying",
+            Self::LeaseLost => "lease_lost",
+        }
+    }
+}
+
+/// Stores the result, ends the job and its task: one commit, fenced.
+pub async fn settle_success(db: &Database, lease: Lease, output: &GenerationOutput) -> Result<Settled> {
+    let mut tx = TenantTx::begin(db.pool(), lease.account).await?;
+    if !store::finish(&mut tx, lease).await? {
+        return Ok(Settled::LeaseLost);
+    }
+    store::insert_result(&mut tx, lease.task, output).await?;
+    store::mark_succeeded(&mut tx, lease.task).await?;
+    tx.commit().await?;
+    metrics::counter!("tollgate_jobs_finished_total", "status" => "succeeded").increment(1);
+    Ok(Settled::Succeeded)
+}
+
+/// Schedules the next attempt, or ends the job and puts its task into the dead letters: one commit, fenced.
+/// `jitter` is a random number in 0..1.
+pub async fn settle_failure(
+    db: &Database,
+    policy: &QueuePolicy,
+    task: &ClaimedTask,
+    failure: &ProviderFailure,
+    jitter: f64,
+) -> Result<Settled> {
+    let lease = task.lease;
+    let error = JobError { code: failure.kind.code().to_owned(), message: failure.message.clone() };
+    let mut tx = TenantTx::begin(db.pool(), lease.account).await?;
+    let now = tx.now().await?;
+    let next = after_failure(
+        &policy.retry,
+        failure.decision,
+        task.attempt,
+        task.max_attempts,
+        now,
+        task.expires_at,
+        jitter,
+    );
+    let held = match next {
+        AfterFailure::RetryAt(at) => {
+            let held = store::retry_at(&mut tx, lease, at, &error).await?;
+            if held {
+                store::mark_retrying(&mut tx, lease.task, at, &error).await?;
+            }
+            held
+        }
+        AfterFailure::GiveUp => {
+            let held = store::bury(&mut tx, lease, &error).await?;
+            if held {
+                store::mark_failed(&mut tx, &[lease.task], &error).await?;
+            }
+            held
+        }
+    };
+    if !held {
+        return Ok(Settled::LeaseLost);
+    }
+    tx.commit().await?;
+    Ok(match next {
+        AfterFailure::RetryAt(at) => Settled::Retrying(at),
+        AfterFailure::GiveUp => {
+            metrics::counter!("tollgate_jobs_finished_total", "status" => "failed").increment(1);
+            tracing::warn!(job_id = %lease.task, account_id = %lease.account, reason = %error.code, queue = %policy.name.dead_letter_queue(), "queue.deadletter");
+            Settled::Failed
+        }
+    })
+}
+
+/// Hands a job back unharmed: the attempt does not count. `false`: the lease was lost already.
+pub async fn release(db: &Database, lease: Lease, reason: &str) -> Result<bool> {
+    let mut tx = TenantTx::begin(db.pool(), lease.account).await?;
+    if !store::release(&mut tx, lease).await? {
+        return Ok(false);
+    }
+    store::mark_requeued(&mut tx, &[lease.task], reason).await?;
+    tx.commit().await?;
+    Ok(true)
+}

@@ -1,0 +1,44 @@
+//! Wakes idle workers after a commit that gave them something to do.
+//!
+//! Not inside the transaction (a notifying commit takes a lock that is global to the cluster), and not once a commit:
+//! commits that come while one hint is under way share the next.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tollgate_model::queue::QueueName;
+use tollgate_store as store;
+
+use crate::Database;
+
+/// At most one hint in this time and process. A worker that is busy needs none; an idle one waits this long at most.
+const GAP: Duration = Duration::from_millis(1);
+
+/// Asks for a hint to be sent. Cheap, and never waits.
+#[derive(Debug, Clone)]
+pub struct Waker(Arc<Notify>);
+
+impl Waker {
+    /// Something was committed that a worker can claim.
+    pub fn wake(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// A waker and the loop that sends its hints; whoever holds the loop ends it by dropping it.
+pub fn waker(db: Database, queue: QueueName) -> (Waker, impl Future<Output = ()> + Send) {
+    let asked = Arc::new(Notify::new());
+    let waker = Waker(asked.clone());
+    let send = async move {
+        loop {
+            asked.notified().await;
+            if let Err(error) = store::notify_ready(db.pool(), queue).await {
+                // The worker's scan finds the task without a hint.
+                tracing::debug!(%error, "could not wake the workers");
+            }
+            tokio::time::sleep(GAP).await;
+        }
+    };
+    (waker, send)
+}

@@ -1,0 +1,49 @@
+//! A worker process's standing with the queue: sign in, signs of life, hints, sign out.
+
+use std::collections::HashSet;
+
+use tollgate_store as store;
+use tollgate_store::Wakeups;
+use uuid::Uuid;
+
+use crate::ids::new_id;
+use crate::{Database, Result};
+
+pub use tollgate_store::Signal;
+
+/// Signs in under a fresh id.
+pub async fn register(db: &Database, name: &str) -> Result<Uuid> {
+    let worker = new_id();
+    store::register(db.pool(), worker, name).await?;
+    Ok(worker)
+}
+
+/// A sign of life. Returns the fencing tokens of the leases that the worker still holds, or `None` if it was given
+/// up: then it holds none, and must sign in anew.
+pub async fn heartbeat(db: &Database, worker: Uuid) -> Result<Option<HashSet<i64>>> {
+    if !store::heartbeat(db.pool(), worker).await? {
+        return Ok(None);
+    }
+    Ok(Some(store::held_tasks(db.pool(), worker).await?.into_iter().collect()))
+}
+
+/// Signs out.
+pub async fn deregister(db: &Database, worker: Uuid) -> Result<()> {
+    Ok(store::deregister(db.pool(), worker).await?)
+}
+
+/// A worker's ear for hints.
+#[derive(Debug)]
+pub struct Hints(Wakeups);
+
+impl Hints {
+    /// Begins to listen, on a connection of its own.
+    pub async fn listen(db: &Database) -> Result<Self> {
+        Ok(Self(Wakeups::listen(db.pool()).await?))
+    }
+
+    /// The next hint.
+    pub async fn next(&mut self) -> Result<Signal> {
+        Ok(self.0.next().await?)
+    }
+}
