@@ -1,0 +1,155 @@
+//! `/v1`: one generation request, from its arrival to its reply or its fault.
+
+use std::sync::Arc;
+
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::{Request, Response, StatusCode, body::Incoming};
+use tokio::time::{Instant, sleep_until};
+
+use crate::body::{self, BodyError, Cutter, Ending, ReplyBody};
+use crate::bucket::{Limit, seconds_up, short};
+use crate::fault::Fault;
+use crate::openai::{self, ApiError};
+use crate::plan::Action;
+use crate::prompt::{Api, Prompt};
+use crate::routes::json;
+use crate::state::Shared;
+use crate::stats::Outcome;
+
+/// Answers a generation request as the plan wants it.
+///
+/// The client may go away at any await; hyper then drops this future, and the guard with it.
+pub(crate) async fn generate(
+    shared: &Arc<Shared>,
+    cutter: &Cutter,
+    api: Api,
+    request: Request<Incoming>,
+) -> Response<ReplyBody> {
+    let arrived = Instant::now();
+    let request_id = request.headers().get("x-client-request-id").and_then(|id| id.to_str().ok());
+    let mut guard = shared.counters.arrive(request_id);
+
+    let prompt = match understand(shared, api, request).await {
+        Ok(prompt) => prompt,
+        Err(Refusal::Error(error)) => {
+            shared.counters.refused();
+            return failure(&error).map(|body| body.guarded(guard));
+        }
+        Err(Refusal::Broken) => {
+            // A client that half closed may still read this; it counts as gone all the same.
+            guard.finish(Outcome::Aborted);
+            return failure(&ApiError::new(
+                StatusCode::BAD_REQUEST,
+                "The request's body did not arrive whole.",
+            ));
+        }
+    };
+
+    let verdict = shared.plan().decide(&prompt.text, Instant::now());
+    let mut reply = match verdict.action {
+        None => {
+            shared.counters.rate_limited();
+            let wait = verdict.limit.and_then(|limit| limit.refused_for).unwrap_or_default();
+            failure(&ApiError::rate_limit(&prompt.model, Some(seconds_up(wait).to_string())))
+        }
+        Some(action) => {
+            shared.counters.decided(action.fault);
+            sleep_until(arrived + action.latency).await;
+            act(shared, cutter, api, &prompt, &action).await
+        }
+    };
+    if let Some(limit) = verdict.limit {
+        add_limit(reply.headers_mut(), limit);
+    }
+    reply.map(|body| body.guarded(guard))
+}
+
+/// Refuses a request without the key, if there is one.
+pub(crate) fn authorize(shared: &Shared, headers: &HeaderMap) -> Result<(), ApiError> {
+    let plan = shared.plan();
+    let Some(key) = &plan.behaviour().api_key else { return Ok(()) };
+    let shown = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let bearer = shown.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let Some((_, token)) = bearer else {
+        let message =
+            "You didn't provide an API key in an Authorization header (Authorization: Bearer YOUR_KEY).";
+        return Err(ApiError::new(StatusCode::UNAUTHORIZED, message));
+    };
+    if token.trim() == key {
+        return Ok(());
+    }
+    let error = ApiError::new(StatusCode::UNAUTHORIZED, "Incorrect API key provided (simulated).");
+    Err(ApiError { code: Some("invalid_api_key"), ..error })
+}
+
+enum Refusal {
+    Error(ApiError),
+    Broken,
+}
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        Self::Error(error)
+    }
+}
+
+async fn understand(shared: &Shared, api: Api, request: Request<Incoming>) -> Result<Prompt, Refusal> {
+    authorize(shared, request.headers())?;
+    match body::read(request.into_body()).await {
+        Ok(body) => Ok(api.read(&body)?),
+        Err(BodyError::TooLarge) => Err(too_large().into()),
+        Err(BodyError::Broken) => Err(Refusal::Broken),
+    }
+}
+
+/// A body beyond the limit.
+pub(crate) fn too_large() -> ApiError {
+    let message = format!("The request's body is larger than {} bytes.", body::MAX_BODY_BYTES);
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+}
+
+async fn act(
+    shared: &Shared,
+    cutter: &Cutter,
+    api: Api,
+    prompt: &Prompt,
+    action: &Action,
+) -> Response<ReplyBody> {
+    let answer = || {
+        let id = shared.id(api.id_prefix());
+        json(StatusCode::OK, &openai::answer(api, &id, prompt, action))
+    };
+    match action.fault {
+        Fault::RateLimit => failure(&ApiError::rate_limit(&prompt.model, action.retry_after.header())),
+        Fault::InsufficientQuota => failure(&ApiError::insufficient_quota()),
+        Fault::BadRequest => failure(&ApiError::content_policy()),
+        Fault::ServerError => failure(&ApiError::server(action.status)),
+        Fault::Malformed => answer().map(ReplyBody::halved),
+        Fault::Hang => std::future::pending().await,
+        Fault::SilentBody => answer().map(ReplyBody::then_silence),
+        Fault::Reset => answer().map(|body| body.then_cut(Ending::Reset, cutter.clone())),
+        Fault::Truncated => answer().map(|body| body.then_cut(Ending::Close, cutter.clone())),
+        Fault::Ok => answer(),
+    }
+}
+
+/// The reply that tells this error.
+pub(crate) fn failure(error: &ApiError) -> Response<ReplyBody> {
+    let mut reply = json(error.status, &error.body());
+    if let Some(value) = error.retry_after.as_ref().and_then(|value| HeaderValue::from_str(value).ok()) {
+        reply.headers_mut().insert(RETRY_AFTER, value);
+    }
+    reply
+}
+
+fn add_limit(headers: &mut HeaderMap, limit: Limit) {
+    for (name, value) in [
+        ("x-ratelimit-limit-requests", limit.size.to_string()),
+        ("x-ratelimit-remaining-requests", limit.remaining.to_string()),
+        ("x-ratelimit-reset-requests", short(limit.reset)),
+    ] {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+}
