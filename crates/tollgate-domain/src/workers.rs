@@ -1,7 +1,6 @@
 //! A worker process's standing with the queue: sign in, signs of life, hints, sign out.
 
-use std::collections::HashSet;
-
+use tollgate_model::queue::Lease;
 use tollgate_store as store;
 use tollgate_store::Wakeups;
 use uuid::Uuid;
@@ -18,13 +17,13 @@ pub async fn register(db: &Database, name: &str) -> Result<Uuid> {
     Ok(worker)
 }
 
-/// A sign of life. Returns the fencing tokens of the leases that the worker still holds, or `None` if it was given
-/// up: then it holds none, and must sign in anew.
-pub async fn heartbeat(db: &Database, worker: Uuid) -> Result<Option<HashSet<i64>>> {
+/// A sign of life. Returns the leases that the worker holds by the database's account, or `None` if it was given up:
+/// then it holds none, and must sign in anew.
+pub async fn heartbeat(db: &Database, worker: Uuid) -> Result<Option<Vec<Lease>>> {
     if !store::heartbeat(db.pool(), worker).await? {
         return Ok(None);
     }
-    Ok(Some(store::held_tasks(db.pool(), worker).await?.into_iter().collect()))
+    Ok(Some(store::held_leases(db.pool(), worker).await?))
 }
 
 /// Signs out.

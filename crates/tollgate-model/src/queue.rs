@@ -66,8 +66,8 @@ pub struct ClaimedTask {
     pub attempt: i32,
     /// Attempts it may take.
     pub max_attempts: i32,
-    /// When it became claimable.
-    pub run_at: DateTime<Utc>,
+    /// How long it had been due when it was claimed.
+    pub waited: Duration,
     /// When it expires.
     pub expires_at: DateTime<Utc>,
 }

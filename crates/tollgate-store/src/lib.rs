@@ -32,7 +32,7 @@ pub use tasks::{
 };
 pub use tx::{SystemTx, TenantTx, Tx};
 pub use wake::{Signal, Wakeups, notify_cancelled, notify_ready};
-pub use workers::{deregister, heartbeat, held_tasks, register, remove_dead};
+pub use workers::{deregister, heartbeat, held_leases, register, remove_dead};
 
 /// What a store function returns.
 pub type Result<T> = std::result::Result<T, sqlx::Error>;

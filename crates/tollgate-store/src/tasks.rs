@@ -75,7 +75,8 @@ pub async fn claim(
                SELECT ctid FROM queue.tasks WHERE queue = $1 AND state = 'ready' AND expires_at > now()
                ORDER BY priority, id LIMIT $3 FOR UPDATE SKIP LOCKED))
              AND EXISTS (SELECT FROM queue.workers WHERE id = $2)
-           RETURNING account_id, id, lease AS "lease!", attempts, max_attempts, run_at, expires_at"#,
+           RETURNING account_id, id, lease AS "lease!", attempts, max_attempts, expires_at,
+                     extract(epoch FROM clock_timestamp() - run_at)::float8 AS "waited!""#,
         queue.as_str(),
         worker,
         limit,
@@ -84,7 +85,7 @@ pub async fn claim(
         lease: Lease { account: AccountId(row.account_id), task: row.id, token: row.lease },
         attempt: row.attempts,
         max_attempts: row.max_attempts,
-        run_at: row.run_at,
+        waited: Duration::try_from_secs_f64(row.waited).unwrap_or_default(),
         expires_at: row.expires_at,
     })
     .fetch_all(tx.conn())

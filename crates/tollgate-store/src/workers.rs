@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use sqlx::PgPool;
+use tollgate_model::account::AccountId;
+use tollgate_model::queue::Lease;
 use uuid::Uuid;
 
 use crate::tasks::interval;
@@ -23,12 +25,13 @@ pub async fn heartbeat(pool: &PgPool, worker: Uuid) -> Result<bool> {
     Ok(done.rows_affected() == 1)
 }
 
-/// The fencing tokens of the tasks that the worker still holds.
-pub async fn held_tasks(pool: &PgPool, worker: Uuid) -> Result<Vec<i64>> {
-    sqlx::query_scalar!(
-        r#"SELECT lease AS "lease!" FROM queue.tasks WHERE worker_id = $1 AND state = 'running'"#,
+/// The leases that the worker holds, by the database's account.
+pub async fn held_leases(pool: &PgPool, worker: Uuid) -> Result<Vec<Lease>> {
+    sqlx::query!(
+        r#"SELECT account_id, id, lease AS "lease!" FROM queue.tasks WHERE worker_id = $1 AND state = 'running'"#,
         worker
     )
+    .map(|row| Lease { account: AccountId(row.account_id), task: row.id, token: row.lease })
     .fetch_all(pool)
     .await
 }

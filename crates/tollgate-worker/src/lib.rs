@@ -1,1 +1,116 @@
-//! The loop: claim, call, settle
+//! The worker: claim, call, settle.
+//!
+//! [`Worker::run`] is the whole life of a worker process. Beside the claiming loop ([`claiming`]) run a heartbeat
+//! ([`heartbeat`]), a sweep ([`sweeping`]) and an ear for hints ([`hints`]). Each is a loop of named phases; none holds
+//! a transaction while another party is waited for, since none can: transactions are the domain's own.
+//!
+//! **Architecture invariant:** a slow provider, endpoint or database holds its own slot and nothing else.
+
+mod backoff;
+mod claiming;
+mod heartbeat;
+mod held;
+mod hints;
+mod running;
+mod sweeping;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tollgate_domain::{Database, Result, workers};
+use tollgate_model::queue::QueuePolicy;
+use tollgate_outbound::Provider;
+use uuid::Uuid;
+
+use crate::held::Held;
+
+/// How a worker behaves.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// For people: host and process.
+    pub name: String,
+    /// The queue it serves.
+    pub policy: QueuePolicy,
+    /// A worker that is silent for this long is given up, and its tasks are run by others.
+    pub visibility_timeout: Duration,
+    /// How often an idle worker looks without having been told to: the safety net under the hints.
+    pub poll_interval: Duration,
+    /// At shutdown: how long running jobs may still finish before they are handed back.
+    pub drain: Duration,
+}
+
+/// A worker process.
+pub struct Worker {
+    db: Database,
+    provider: Arc<dyn Provider>,
+    config: WorkerConfig,
+    /// What it is called in the database. Changes when it was given up and signs in anew.
+    id: watch::Sender<Uuid>,
+    /// The leases in hand.
+    held: Held,
+    /// There may be something to claim.
+    ready: Notify,
+    /// The drain is over: hand back what is left.
+    hand_back: CancellationToken,
+}
+
+impl Worker {
+    /// Signs a worker in.
+    pub async fn start(db: Database, provider: Arc<dyn Provider>, config: WorkerConfig) -> Result<Self> {
+        let id = workers::register(&db, &config.name).await?;
+        Ok(Self {
+            db,
+            provider,
+            config,
+            id: watch::Sender::new(id),
+            held: Held::default(),
+            ready: Notify::new(),
+            hand_back: CancellationToken::new(),
+        })
+    }
+
+    /// Works until `shutdown`, then stops claiming, lets what runs finish until the drain is over, hands back the
+    /// rest unharmed, and signs out.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let worker = Arc::new(self);
+        let beside = TaskTracker::new();
+        let stop = CancellationToken::new();
+        let _stop_on_unwind = stop.clone().drop_guard();
+        beside.spawn(stop.clone().run_until_cancelled_owned(heartbeat::beat(worker.clone())));
+        beside.spawn(stop.clone().run_until_cancelled_owned(sweeping::sweep(worker.clone())));
+        beside.spawn(stop.clone().run_until_cancelled_owned(hints::listen(worker.clone())));
+
+        let runs = TaskTracker::new();
+        claiming::claim(&worker, &runs, &shutdown).await;
+        worker.drain(&runs).await;
+
+        stop.cancel();
+        beside.close();
+        beside.wait().await;
+        let id = *worker.id.borrow();
+        if let Err(error) = workers::deregister(&worker.db, id).await {
+            tracing::warn!(%error, "could not sign out; the sweep of another worker will");
+        }
+    }
+
+    async fn drain(&self, runs: &TaskTracker) {
+        runs.close();
+        if !runs.is_empty() {
+            tracing::info!(running = runs.len(), deadline_ms = self.config.drain.as_millis(), "draining");
+        }
+        if tokio::time::timeout(self.config.drain, runs.wait()).await.is_err() {
+            tracing::info!(running = runs.len(), "the drain is over; handing back what is left");
+            self.hand_back.cancel();
+            // What cannot even be handed back is taken back by the sweep of another worker.
+            if tokio::time::timeout(Duration::from_secs(5), runs.wait()).await.is_err() {
+                tracing::warn!(
+                    running = runs.len(),
+                    "left with jobs in hand; they run again after the visibility timeout"
+                );
+            }
+        }
+    }
+}

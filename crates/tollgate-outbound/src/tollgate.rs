@@ -1,0 +1,164 @@
+//! A client of Tollgate's own API, for the commands (`tollgate job …`, `tollgate demo`) and the tests.
+
+use std::time::Duration;
+
+use reqwest::{Client, Method, Url};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tollgate_model::job::{Job, JobEvent, JobStatus};
+use tollgate_model::submission::Submission;
+use uuid::Uuid;
+
+use crate::client::install_crypto_provider;
+
+/// A Tollgate at some URL, in the name of one key.
+#[derive(Debug, Clone)]
+pub struct TollgateClient {
+    http: Client,
+    url: Url,
+    key: SecretString,
+}
+
+/// One page of a list.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Page<T> {
+    /// The rows.
+    pub data: Vec<T>,
+    /// Where the next page begins, if there is one.
+    pub next_cursor: Option<String>,
+}
+
+/// Why a call brought nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The URL is none.
+    #[error("`{0}` is not the URL of a Tollgate, such as http://127.0.0.1:8787")]
+    Url(String),
+    /// Nobody answered, or not in time.
+    #[error("no answer from {url}: {problem}. Is it running? (`tollgate dev` starts one)")]
+    Unreachable {
+        /// Who was asked.
+        url: String,
+        /// What went wrong.
+        problem: String,
+    },
+    /// The API refused, with a problem document.
+    #[error("{detail} ({status} {code})")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// The stable code.
+        code: String,
+        /// For people.
+        detail: String,
+    },
+    /// Whatever answered does not speak Tollgate's API.
+    #[error("{0} answered, but not as Tollgate does; check the URL")]
+    Foreign(String),
+}
+
+/// The part of a problem document that a client acts on.
+#[derive(Deserialize)]
+struct Problem {
+    code: String,
+    detail: String,
+}
+
+#[derive(Deserialize)]
+struct Accepted {
+    job_id: Uuid,
+}
+
+impl TollgateClient {
+    /// A client of the Tollgate at `url`. Nothing is sent yet.
+    pub fn new(url: &str, key: SecretString) -> Result<Self, ApiError> {
+        install_crypto_provider();
+        let bad = || ApiError::Url(url.to_owned());
+        let url: Url = url.parse().map_err(|_| bad())?;
+        if url.cannot_be_a_base() {
+            return Err(bad());
+        }
+        let mut builder = Client::builder()
+            .timeout(Duration::from_secs(30))
+            .retry(reqwest::retry::never())
+            .redirect(reqwest::redirect::Policy::none());
+        if url.scheme() == "http" {
+            // Without this, a machine without CA certificates could not even speak plain HTTP.
+            builder = builder.tls_certs_only([]);
+        }
+        Ok(Self { http: builder.build().map_err(|_| bad())?, url, key })
+    }
+
+    /// Submits a job. Returns its id.
+    pub async fn submit(&self, submission: &Submission) -> Result<Uuid, ApiError> {
+        let body = serde_json::to_value(submission).unwrap_or_default();
+        Ok(self.call::<Accepted>(Method::POST, "v1/jobs/generations", &[], Some(&body)).await?.job_id)
+    }
+
+    /// Submits a job as it stands in a file.
+    pub async fn submit_json(&self, submission: &Value) -> Result<Uuid, ApiError> {
+        Ok(self.call::<Accepted>(Method::POST, "v1/jobs/generations", &[], Some(submission)).await?.job_id)
+    }
+
+    /// One job.
+    pub async fn job(&self, id: Uuid) -> Result<Job, ApiError> {
+        self.call(Method::GET, &format!("v1/jobs/{id}"), &[], None).await
+    }
+
+    /// A page of jobs, newest first.
+    pub async fn jobs(
+        &self,
+        status: Option<JobStatus>,
+        limit: u32,
+        cursor: Option<&str>,
+    ) -> Result<Page<Job>, ApiError> {
+        let limit = limit.to_string();
+        let query =
+            [("status", status.map(JobStatus::as_str)), ("limit", Some(limit.as_str())), ("cursor", cursor)];
+        self.call(Method::GET, "v1/jobs", &query, None).await
+    }
+
+    /// A page of a job's events, oldest first.
+    pub async fn events(&self, id: Uuid, cursor: Option<&str>) -> Result<Page<JobEvent>, ApiError> {
+        self.call(Method::GET, &format!("v1/jobs/{id}/events"), &[("cursor", cursor)], None).await
+    }
+
+    /// Calls a job off.
+    pub async fn cancel(&self, id: Uuid) -> Result<Job, ApiError> {
+        self.call(Method::POST, &format!("v1/jobs/{id}/cancel"), &[], None).await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, Option<&str>)],
+        body: Option<&Value>,
+    ) -> Result<T, ApiError> {
+        let mut url = self.url.join(path).map_err(|_| ApiError::Url(self.url.to_string()))?;
+        for (name, value) in query {
+            if let Some(value) = value {
+                url.query_pairs_mut().append_pair(name, value);
+            }
+        }
+        let unreachable = |error: reqwest::Error| ApiError::Unreachable {
+            url: self.url.to_string(),
+            problem: error.without_url().to_string(),
+        };
+        let mut request = self.http.request(method, url).bearer_auth(self.key.expose_secret());
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let reply = request.send().await.map_err(unreachable)?;
+        let status = reply.status();
+        let body = reply.bytes().await.map_err(unreachable)?;
+        let foreign = |_| ApiError::Foreign(self.url.to_string());
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(foreign);
+        }
+        let Problem { code, detail } = serde_json::from_slice(&body).map_err(foreign)?;
+        Err(ApiError::Refused { status: status.as_u16(), code, detail })
+    }
+}
