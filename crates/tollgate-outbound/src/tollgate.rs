@@ -11,7 +11,10 @@ use tollgate_model::job::{Job, JobEvent, JobStatus};
 use tollgate_model::submission::Submission;
 use uuid::Uuid;
 
-use crate::client::install_crypto_provider;
+use crate::client;
+
+/// Tollgate's API answers at once or not at all; it waits for no provider.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A Tollgate at some URL, in the name of one key.
 #[derive(Debug, Clone)]
@@ -34,8 +37,13 @@ pub struct Page<T> {
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     /// The URL is none.
-    #[error("`{0}` is not the URL of a Tollgate, such as http://127.0.0.1:8787")]
-    Url(String),
+    #[error("`{url}` is not the URL of a Tollgate, such as http://127.0.0.1:8787: {problem}")]
+    Url {
+        /// What was given.
+        url: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// Nobody answered, or not in time.
     #[error("no answer from {url}: {problem}. Is it running? (`tollgate dev` starts one)")]
     Unreachable {
@@ -74,21 +82,10 @@ struct Accepted {
 impl TollgateClient {
     /// A client of the Tollgate at `url`. Nothing is sent yet.
     pub fn new(url: &str, key: SecretString) -> Result<Self, ApiError> {
-        install_crypto_provider();
-        let bad = || ApiError::Url(url.to_owned());
-        let url: Url = url.parse().map_err(|_| bad())?;
-        if url.cannot_be_a_base() {
-            return Err(bad());
-        }
-        let mut builder = Client::builder()
-            .timeout(Duration::from_secs(30))
-            .retry(reqwest::retry::never())
-            .redirect(reqwest::redirect::Policy::none());
-        if url.scheme() == "http" {
-            // Without this, a machine without CA certificates could not even speak plain HTTP.
-            builder = builder.tls_certs_only([]);
-        }
-        Ok(Self { http: builder.build().map_err(|_| bad())?, url, key })
+        let bad = |problem: String| ApiError::Url { url: url.to_owned(), problem };
+        let base = Url::parse(url).map_err(|error| bad(error.to_string()))?;
+        let http = client::build(&base, Duration::from_secs(5)).map_err(|error| bad(error.to_string()))?;
+        Ok(Self { http, url: base, key })
     }
 
     /// Submits a job. Returns its id.
@@ -137,7 +134,8 @@ impl TollgateClient {
         query: &[(&str, Option<&str>)],
         body: Option<&Value>,
     ) -> Result<T, ApiError> {
-        let mut url = self.url.join(path).map_err(|_| ApiError::Url(self.url.to_string()))?;
+        let segments: Vec<&str> = path.split('/').collect();
+        let mut url = client::endpoint(&self.url, &segments);
         for (name, value) in query {
             if let Some(value) = value {
                 url.query_pairs_mut().append_pair(name, value);
@@ -145,12 +143,13 @@ impl TollgateClient {
         }
         let unreachable = |error: reqwest::Error| ApiError::Unreachable {
             url: self.url.to_string(),
-            problem: error.without_url().to_string(),
+            problem: if error.is_timeout() { "timed out".into() } else { client::causes(&error) },
         };
-        let mut request = self.http.request(method, url).bearer_auth(self.key.expose_secret());
-        if let Some(body) = body {
-            request = request.json(body);
-        }
+        let request = self.http.request(method, url).timeout(DEADLINE).bearer_auth(self.key.expose_secret());
+        let request = match body {
+            Some(body) => request.json(body),
+            None => request,
+        };
         let reply = request.send().await.map_err(unreachable)?;
         let status = reply.status();
         let body = reply.bytes().await.map_err(unreachable)?;
