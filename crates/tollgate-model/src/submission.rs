@@ -23,7 +23,7 @@ pub struct Submission {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// The conversation that the model continues; either this or `prompt`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "crate::object::list")]
     pub messages: Option<Vec<Message>>,
     /// Short for one message of the user.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -254,6 +254,7 @@ mod tests {
             (json!({"prompt": "a", "metadata": {"a": "x".repeat(17_000)}}), "`metadata`"),
             (json!({"prompt": "a", "colour": "red"}), "`colour`"),
             (json!({"messages": [{"role": "user", "content": "a", "x": 1}]}), "`x`"),
+            (json!({"messages": [["user", "a"]]}), "expected an object"),
         ] {
             let error = accept(body.clone()).unwrap_err();
             assert!(error.contains(named), "{body}: {error}");

@@ -1,0 +1,86 @@
+//! What the handlers are given.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::FromRef;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio_util::sync::CancellationToken;
+use tollgate_domain::auth::Authenticator;
+use tollgate_domain::{Database, Waker};
+use tollgate_model::submission::SubmissionRules;
+
+use crate::extract::BodyLimit;
+use crate::streams::Streams;
+
+/// All that the API needs; made once, at start.
+#[derive(Clone)]
+pub struct Api {
+    /// Connections as `app_api`.
+    pub db: Database,
+    /// Verifies keys.
+    pub auth: Authenticator,
+    /// Wakes a worker after a submission.
+    pub waker: Waker,
+    /// What submissions are measured against.
+    pub rules: Arc<SubmissionRules>,
+    /// A job not finished within this time fails.
+    pub job_ttl: Duration,
+    /// The longest request body, in bytes.
+    pub max_body_bytes: usize,
+    /// From the head of a request to the head of its answer, reading the body included.
+    pub request_timeout: Duration,
+    /// Event streams that may be open at once, over all accounts; one account may hold half of them.
+    pub max_event_streams: usize,
+    /// What `/metrics` shows.
+    pub metrics: PrometheusHandle,
+    /// The token that [`crate::serve`] is given: event streams end when it is cancelled.
+    pub shutdown: CancellationToken,
+}
+
+/// The router's state: [`Api`], and what the router itself keeps.
+#[derive(Clone)]
+pub(crate) struct App(Arc<Shared>);
+
+pub(crate) struct Shared {
+    pub(crate) api: Api,
+    pub(crate) streams: Streams,
+}
+
+impl App {
+    pub(crate) fn new(api: Api) -> Self {
+        let streams = Streams::new(api.max_event_streams);
+        Self(Arc::new(Shared { api, streams }))
+    }
+
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.0.streams
+    }
+}
+
+impl std::ops::Deref for App {
+    type Target = Api;
+
+    fn deref(&self) -> &Api {
+        &self.0.api
+    }
+}
+
+/// The part of the state that the operational routes need, in either role.
+#[derive(Clone)]
+pub(crate) struct Ops {
+    pub(crate) db: Database,
+    pub(crate) metrics: PrometheusHandle,
+}
+
+impl FromRef<App> for Ops {
+    fn from_ref(app: &App) -> Self {
+        Self { db: app.db.clone(), metrics: app.metrics.clone() }
+    }
+}
+
+impl FromRef<App> for BodyLimit {
+    fn from_ref(app: &App) -> Self {
+        Self(app.max_body_bytes)
+    }
+}

@@ -1,0 +1,5 @@
+//! One endpoint, one file: its documentation, what it takes and answers, its handler.
+
+pub(crate) mod api_keys;
+pub(crate) mod jobs;
+pub(crate) mod ops;

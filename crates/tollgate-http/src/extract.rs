@@ -1,0 +1,15 @@
+//! From a request to a handler's arguments; each refuses with a [`crate::problem::Problem`].
+//!
+//! They run in the order of the handler's arguments, so a [`Caller`] stands first: nobody's id, query or body is
+//! looked at before the key is.
+
+mod caller;
+mod json;
+mod path;
+mod query;
+mod strict;
+
+pub(crate) use caller::{Caller, JobsRead, JobsWrite, KeysWrite, X_API_KEY, require};
+pub(crate) use json::{BodyLimit, JsonBody};
+pub(crate) use path::Id;
+pub(crate) use query::Query;

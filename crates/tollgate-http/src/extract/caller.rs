@@ -1,0 +1,136 @@
+//! Who is asking, and may they: from the key in a request to the account it acts for.
+
+use std::marker::PhantomData;
+
+use axum::extract::FromRequestParts;
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use secrecy::{ExposeSecret as _, SecretString};
+use tollgate_model::account::AccountId;
+use tollgate_model::key::{ApiKey, Scope};
+use uuid::Uuid;
+
+use crate::api::App;
+use crate::problem::{Code, Problem};
+
+pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// The holder of a valid key with the scope `S`. Without one in its arguments, a handler has no account to act for.
+pub(crate) struct Caller<S> {
+    pub(crate) account: AccountId,
+    pub(crate) key: Uuid,
+    pub(crate) scopes: Vec<Scope>,
+    pub(crate) presented: SecretString,
+    scope: PhantomData<S>,
+}
+
+/// A scope, as a type.
+pub(crate) trait Needs: Send + Sync {
+    const SCOPE: Scope;
+}
+
+macro_rules! scopes {
+    ($($name:ident)+) => {
+        $(
+            #[doc = concat!("[`Scope::", stringify!($name), "`], as a type.")]
+            pub(crate) enum $name {}
+
+            impl Needs for $name {
+                const SCOPE: Scope = Scope::$name;
+            }
+        )+
+    };
+}
+
+scopes! { JobsWrite JobsRead KeysWrite }
+
+impl<S: Needs> FromRequestParts<App> for Caller<S> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let presented = presented(&parts.headers)?;
+        let caller = app.auth.authenticate(&app.db, presented.expose_secret()).await?.ok_or_else(unknown)?;
+        tracing::Span::current().record("account_id", tracing::field::display(caller.account));
+        require(&caller.scopes, S::SCOPE)?;
+        let tollgate_domain::auth::Caller { account, key, scopes } = caller;
+        Ok(Self { account, key, scopes, presented, scope: PhantomData })
+    }
+}
+
+/// Refuses a holder of `scopes` who lacks one.
+pub(crate) fn require(scopes: &[Scope], scope: Scope) -> Result<(), Problem> {
+    if scopes.contains(&scope) {
+        return Ok(());
+    }
+    Err(Problem::new(Code::ForbiddenScope, format!("this API key lacks the scope `{scope}`")))
+}
+
+/// Says the same of a key that never was, of one with a wrong secret, and of a revoked one.
+fn unknown() -> Problem {
+    Problem::new(Code::Unauthorized, "this API key is not valid: it is unknown, or it has been revoked")
+}
+
+/// The key in the headers: a bearer token, or else `X-API-Key`. A well-formed key only: junk costs no round trip.
+fn presented(headers: &HeaderMap) -> Result<SecretString, Problem> {
+    let refuse = |detail: &str| Err(Problem::new(Code::Unauthorized, detail));
+    let bearer = headers.get(AUTHORIZATION).map(bearer);
+    let Some(key) = bearer.flatten().or_else(|| headers.get(X_API_KEY).map(HeaderValue::as_bytes)) else {
+        return refuse(if bearer.is_some() {
+            "the header `Authorization` does not have the form `Bearer sk_live_…`"
+        } else {
+            "no API key: send it as `Authorization: Bearer sk_live_…`"
+        });
+    };
+    match std::str::from_utf8(key).map(str::trim) {
+        Ok(key) if ApiKey::parse(key).is_some() => Ok(SecretString::from(key)),
+        _ => refuse("this is not the form of an API key: `sk_live_`, 12 characters, `_`, 38 characters"),
+    }
+}
+
+fn bearer(header: &HeaderValue) -> Option<&[u8]> {
+    let (scheme, token) = header.as_bytes().split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: HeaderName, value: &[u8]) -> Result<String, String> {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, HeaderValue::from_bytes(value).unwrap());
+        let key = presented(&headers).map_err(|problem| {
+            assert_eq!(problem.code(), Code::Unauthorized);
+            problem.detail().to_owned()
+        })?;
+        Ok(key.expose_secret().to_owned())
+    }
+
+    #[test]
+    fn a_key_comes_in_either_header() {
+        let key = ApiKey::from_entropy(&[5; 44]).expose().to_owned();
+        assert_eq!(read(AUTHORIZATION, format!("Bearer {key}").as_bytes()), Ok(key.clone()));
+        assert_eq!(read(AUTHORIZATION, format!("bearer  {key} ").as_bytes()), Ok(key.clone()));
+        assert_eq!(read(X_API_KEY, key.as_bytes()), Ok(key.clone()));
+        assert!(read(AUTHORIZATION, key.as_bytes()).unwrap_err().contains("the form `Bearer"));
+    }
+
+    #[test]
+    fn whatever_else_comes_is_refused_in_words() {
+        assert!(presented(&HeaderMap::new()).unwrap_err().detail().starts_with("no API key"));
+        for junk in
+            [&b"Bearer"[..], b"Bearer ", b"Bearer sk_live_x", b"Basic YTpi", b"\xff\xfe", b"Bearer \xff"]
+        {
+            assert!(read(AUTHORIZATION, junk).is_err(), "{junk:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_scope_is_named() {
+        let problem = require(&[Scope::JobsRead], Scope::JobsWrite).unwrap_err();
+        assert_eq!(problem.code(), Code::ForbiddenScope);
+        assert!(problem.detail().contains("`jobs:write`"));
+        assert_eq!(require(&[Scope::JobsRead, Scope::JobsWrite], Scope::JobsWrite), Ok(()));
+    }
+}

@@ -1,0 +1,171 @@
+//! Every refusal and failure, as one document: RFC 9457 with a stable `code` (SPEC X4).
+//!
+//! A [`Problem`] travels as an extension of an empty response, and the outermost layer writes the document, since
+//! only there the request's id is known for certain: a handler cannot forget it, and no global carries it.
+
+mod code;
+mod docs;
+mod domain;
+
+use axum::response::{IntoResponse, Response};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+pub use code::Code;
+pub(crate) use docs::{ForBody, ForCaller, ForId, ForQuery, Responses, Unfinished, document};
+
+use crate::request_id::RequestId;
+
+/// Why a request was not answered as asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    code: Code,
+    detail: String,
+    retry_after: Option<u32>,
+}
+
+/// A problem as the client reads it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(
+    as = Problem,
+    title = "Problem",
+    examples(json!({
+        "type": "urn:tollgate:problem:not_found",
+        "title": "Not found",
+        "status": 404,
+        "detail": "no such job",
+        "code": "not_found",
+        "request_id": "0198c5a4-7a5e-7c31-9f0e-3c2b1a09f8e7"
+    }))
+)]
+pub(crate) struct ProblemDocument<'a> {
+    /// Names the kind of problem: `urn:tollgate:problem:` and the code.
+    #[serde(rename = "type")]
+    uri: String,
+    /// The kind of problem, for people.
+    title: &'a str,
+    /// The HTTP status.
+    status: u16,
+    /// What is wrong with this request, for people.
+    detail: &'a str,
+    /// The kind of problem, for programs: it does not change.
+    code: Code,
+    /// The request's id, as in `X-Request-Id`: what to tell the operator.
+    request_id: &'a str,
+}
+
+impl Problem {
+    /// A problem of that code.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), retry_after: None }
+    }
+
+    /// The request itself is at fault.
+    pub(crate) fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(Code::InvalidRequest, detail)
+    }
+
+    /// The code.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// What is wrong, for people.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// Asks the client to wait that many seconds.
+    #[must_use]
+    pub(crate) fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+
+    /// Writes the document into `response`, which carried this problem.
+    pub(crate) fn write(self, response: &mut Response, request_id: &RequestId) {
+        let code = self.code;
+        let document = ProblemDocument {
+            uri: format!("urn:tollgate:problem:{}", code.as_str()),
+            title: code.title(),
+            status: code.status().as_u16(),
+            detail: &self.detail,
+            code,
+            request_id: request_id.as_str(),
+        };
+        let body = serde_json::to_vec(&document).unwrap_or_default();
+        *response.status_mut() = code.status();
+        *response.body_mut() = body.into();
+        let headers = response.headers_mut();
+        // Of the empty body that carried the problem here.
+        headers.remove(CONTENT_LENGTH);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if code.status() == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tollgate\""));
+        }
+        let wait = self.retry_after.or_else(|| (code == Code::Unavailable).then(|| spread(request_id)));
+        if let Some(seconds) = wait {
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
+    }
+}
+
+/// 1 to 5 seconds, by the request's id: clients that failed together do not return together.
+fn spread(request_id: &RequestId) -> u32 {
+    1 + request_id.as_str().bytes().map(u32::from).sum::<u32>() % 5
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.code.status().into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+    use serde_json::Value;
+
+    use super::*;
+
+    async fn written(problem: Problem) -> (Response<()>, Value) {
+        let mut response = problem.clone().into_response();
+        problem.write(&mut response, &RequestId::of(&HeaderMap::new()));
+        let (parts, body) = response.into_parts();
+        let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        (Response::from_parts(parts, ()), serde_json::from_slice(&body).unwrap())
+    }
+
+    #[tokio::test]
+    async fn each_code_has_its_document() {
+        for code in Code::ALL {
+            let (response, document) = written(Problem::new(code, "why")).await;
+            assert_eq!(response.status(), code.status());
+            assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+            assert_eq!(document["status"], code.status().as_u16());
+            assert_eq!(document["code"], code.as_str());
+            assert_eq!(document["type"], format!("urn:tollgate:problem:{}", code.as_str()));
+            assert_eq!(document["detail"], "why");
+            assert!(!document["title"].as_str().unwrap().is_empty());
+            assert!(!document["request_id"].as_str().unwrap().is_empty());
+            assert_eq!(response.headers().contains_key(WWW_AUTHENTICATE), code == Code::Unauthorized);
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), code == Code::Unavailable);
+        }
+    }
+
+    #[tokio::test]
+    async fn clients_are_asked_to_return_at_different_times() {
+        let mut waits = std::collections::BTreeSet::new();
+        for _ in 0..200 {
+            let (response, _) = written(Problem::new(Code::Unavailable, "busy")).await;
+            waits.insert(response.headers()[RETRY_AFTER].to_str().unwrap().parse::<u32>().unwrap());
+        }
+        assert_eq!(waits.into_iter().collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+        let (response, _) = written(Problem::new(Code::RateLimited, "slow").retry_after(7)).await;
+        assert_eq!(response.headers()[RETRY_AFTER], "7");
+    }
+}

@@ -1,0 +1,72 @@
+//! The problems of an endpoint, as its OpenAPI documentation lists them: sets named after what may bring them about.
+
+use std::collections::BTreeMap;
+
+use http::StatusCode;
+use utoipa::IntoResponses;
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::{ContentBuilder, Object, Ref, RefOr, Response, ResponseBuilder, Type};
+
+use super::Code;
+
+/// A map of responses, as utoipa wants it.
+pub(crate) type Responses = BTreeMap<String, RefOr<Response>>;
+
+/// Documents the codes, one response a status.
+pub(crate) fn document(codes: &[(Code, &str)]) -> Responses {
+    codes
+        .iter()
+        .map(|&(code, when)| (code.status().as_str().to_owned(), response(code, when).into()))
+        .collect()
+}
+
+fn response(code: Code, when: &str) -> Response {
+    let schema = Ref::from_schema_name("Problem");
+    let mut response = ResponseBuilder::new()
+        .description(format!("`{}`: {when}", code.as_str()))
+        .content("application/problem+json", ContentBuilder::new().schema(Some(schema)).build());
+    let header = |kind: Type, description: &str| {
+        HeaderBuilder::new().schema(Some(Object::with_type(kind))).description(Some(description)).build()
+    };
+    if matches!(code.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        response = response.header("Retry-After", header(Type::Integer, "Seconds to wait."));
+    }
+    if code == Code::Unauthorized {
+        response = response.header("WWW-Authenticate", header(Type::String, "How to authenticate."));
+    }
+    response.build()
+}
+
+macro_rules! problems {
+    ($($(#[$doc:meta])* $name:ident: $($code:ident $when:literal),+;)+) => {
+        $(
+            $(#[$doc])*
+            pub(crate) struct $name;
+
+            impl IntoResponses for $name {
+                fn responses() -> Responses {
+                    document(&[$((Code::$code, $when)),+])
+                }
+            }
+        )+
+    };
+}
+
+problems! {
+    /// Of an endpoint that takes a key, as all of `/v1` do.
+    ForCaller:
+        Unauthorized "no API key, or none that is valid",
+        ForbiddenScope "the key lacks the scope that the endpoint needs";
+    /// Of an endpoint with an id in its path.
+    ForId: NotFound "no such thing, or it is another account's";
+    /// Of an endpoint with query parameters.
+    ForQuery: InvalidRequest "a query parameter is unknown or out of range, or the cursor is another list's";
+    /// Of an endpoint that reads a body.
+    ForBody:
+        InvalidRequest "the body is not what the endpoint takes; `detail` names the field",
+        PayloadTooLarge "the body is longer than the server takes";
+    /// Of every endpoint that asks the database.
+    Unfinished:
+        Internal "a defect of the server; `request_id` identifies it",
+        Unavailable "the database is not available, or the answer took too long";
+}

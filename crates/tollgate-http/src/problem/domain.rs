@@ -1,0 +1,76 @@
+//! From the domain's errors to problems. What the database said goes to the log, never to the client.
+
+use tollgate_domain::Error;
+
+use super::{Code, Problem};
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::NotFound(_) => Self::new(Code::NotFound, error.to_string()),
+            Error::Submission(_) | Error::Invalid { .. } => Self::invalid(error.to_string()),
+            Error::AlreadyFinished(_) => Self::new(Code::JobFinished, error.to_string()),
+            Error::Unavailable(_) => {
+                tracing::warn!(%error, "refused for now");
+                Self::new(Code::Unavailable, "the database is not available at the moment; try again")
+            }
+            Error::Database(_) => {
+                tracing::error!(%error, "a request failed");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl Problem {
+    /// A defect of ours, of which the client learns no more than the request's id.
+    pub(crate) fn internal() -> Self {
+        Self::new(Code::Internal, "something went wrong on our side; the request id identifies it in our log")
+    }
+
+    /// A handler panicked; the panic hook has logged where.
+    pub(crate) fn panicked() -> Self {
+        tracing::error!("a handler panicked");
+        Self::internal()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use tollgate_model::job::JobStatus;
+    use tollgate_model::submission::InvalidSubmission;
+
+    use super::*;
+
+    #[test]
+    fn each_error_has_its_code() {
+        let invalid = InvalidSubmission { field: "model", problem: "must be short".into() };
+        for (error, code, said) in [
+            (Error::NotFound("job"), Code::NotFound, "no such job"),
+            (Error::Submission(invalid), Code::InvalidRequest, "`model` must be short"),
+            (
+                Error::Invalid { field: "name", problem: "is bad".into() },
+                Code::InvalidRequest,
+                "`name` is bad",
+            ),
+            (Error::AlreadyFinished(JobStatus::Failed), Code::JobFinished, "already failed"),
+        ] {
+            let problem = Problem::from(error);
+            assert_eq!(problem.code(), code);
+            assert!(problem.detail().contains(said), "{}", problem.detail());
+        }
+    }
+
+    #[test]
+    fn what_the_database_said_stays_inside() {
+        let unavailable = Error::Unavailable(io::Error::other("10.0.0.1 refused").into());
+        let database = Error::Database(io::Error::other("10.0.0.1 refused").into());
+        for (error, code) in [(unavailable, Code::Unavailable), (database, Code::Internal)] {
+            let problem = Problem::from(error);
+            assert_eq!(problem.code(), code);
+            assert!(!problem.detail().contains("10.0.0.1"), "{}", problem.detail());
+        }
+    }
+}

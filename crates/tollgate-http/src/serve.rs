@@ -1,0 +1,119 @@
+//! The server: connections in, bounded in number and in patience, and a way out that takes no longer than it may.
+//!
+//! `axum::serve` knows no time limit for a request's head, so a client that sends half of one would hold its
+//! connection for ever; hence hyper's own connections.
+
+mod stall;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use stall::Unstalled;
+
+/// Connections at once; more wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 4096;
+/// For a request's head to arrive; also, how long a connection may idle between requests.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// For a client to take anything at all of what was sent.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest head of a request, in bytes; hyper answers `431` to more.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// Serves until `shutdown`, then accepts no more, lets the requests in flight finish for up to `drain`, and drops
+/// what is left then.
+pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken, drain: Duration) {
+    let tracker = TaskTracker::new();
+    let give_up = CancellationToken::new();
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            accepted = accept(&listener, &places) => accepted,
+        };
+        let Some((stream, place)) = accepted else { continue };
+        let (router, shutdown, give_up) = (router.clone(), shutdown.clone(), give_up.clone());
+        tracker.spawn(async move {
+            let gauge = metrics::gauge!("tollgate_http_connections");
+            gauge.increment(1.0);
+            connection(stream, router, shutdown, give_up).await;
+            gauge.decrement(1.0);
+            drop(place);
+        });
+    }
+    drop(listener);
+    tracker.close();
+    if timeout(drain, tracker.wait()).await.is_err() {
+        tracing::warn!(
+            connections = tracker.len(),
+            "requests still in flight after the drain time are dropped"
+        );
+        give_up.cancel();
+        tracker.wait().await;
+    }
+}
+
+type Place = tokio::sync::OwnedSemaphorePermit;
+
+/// The next connection, once there is a place for it.
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<(TcpStream, Place)> {
+    let place = places.clone().acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => Some((stream, place)),
+        Err(error) => {
+            // The client went away before it was accepted; or there are no file descriptors left, and trying again
+            // at once would spin until there are.
+            if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+                tracing::warn!(%error, "could not accept a connection");
+                sleep(Duration::from_millis(100)).await;
+            }
+            None
+        }
+    }
+}
+
+/// One connection, from its first request to its last.
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    shutdown: CancellationToken,
+    give_up: CancellationToken,
+) {
+    // Answers are written whole; waiting to fill a packet would only delay them.
+    let _ = stream.set_nodelay(true);
+    let io = TokioIo::new(Unstalled::new(stream, STALL_TIMEOUT));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(io, TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = connection => ended,
+                () = give_up.cancelled() => Ok(()),
+            }
+        }
+    };
+    if let Err(error) = ended {
+        // The client's doing, nearly always.
+        tracing::debug!(%error, "a connection broke");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! A whole Tollgate as its users have it: API and workers as processes, the simulated provider beside them.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::SecretString;
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::TaskTracker;
+use tollgate_domain::{Database, Role, accounts, keys};
+use tollgate_model::account::AccountId;
+use tollgate_model::job::Job;
+use tollgate_model::key::Scope;
+use tollgate_model::submission::Submission;
+use tollgate_outbound::TollgateClient;
+use tollgate_sim::{Behaviour, Control, Sim};
+use uuid::Uuid;
+
+use crate::{Process, TestDb, eventually};
+
+/// What a test wants otherwise.
+#[derive(Debug, Clone, Default)]
+pub struct Tune {
+    /// How the provider behaves at first.
+    pub provider: Behaviour,
+    /// Further settings, for API and workers.
+    pub settings: Vec<(&'static str, String)>,
+    /// Workers to begin with.
+    pub workers: usize,
+}
+
+impl Tune {
+    /// One worker, and these settings.
+    pub fn worker(settings: &[(&'static str, &str)]) -> Self {
+        let settings = settings.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        Self { settings, workers: 1, ..Self::default() }
+    }
+
+    /// The same, with this provider.
+    #[must_use]
+    pub fn provider(mut self, provider: Behaviour) -> Self {
+        self.provider = provider;
+        self
+    }
+}
+
+/// A running Tollgate with one account.
+#[derive(Debug)]
+pub struct TestApp {
+    binary: PathBuf,
+    settings: Vec<(&'static str, String)>,
+    /// Its database.
+    pub db: TestDb,
+    /// The owner's view of it.
+    pub owner: PgPool,
+    /// Its API.
+    pub api: Process,
+    /// Its workers; more can be [started](Self::start_worker).
+    pub workers: Vec<Process>,
+    /// Its provider.
+    pub provider: Control,
+    /// The first account.
+    pub account: AccountId,
+    /// A key of that account with every scope.
+    pub key: String,
+    provider_url: String,
+    _provider: AbortOnDropHandle<()>,
+}
+
+impl TestApp {
+    /// Starts everything. `binary`: `env!("CARGO_BIN_EXE_tollgate")`.
+    pub async fn start(binary: &str, tune: Tune) -> Self {
+        let db = TestDb::new().await;
+        let owner = db.owner().await;
+        let sim = Sim::bind(([127, 0, 0, 1], 0).into(), tune.provider)
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
+        let (provider, provider_url) = (sim.control(), sim.base_url());
+        let running = TaskTracker::new().spawn(sim.run(CancellationToken::new()));
+        let binary = Path::new(binary).to_owned();
+        let api = {
+            let environment = environment(&db, Role::Api, &provider_url, &tune.settings);
+            Process::start(&binary, &["--json", "api", "--listen", "127.0.0.1:0"], &environment).await
+        };
+        let (account, key) = open_account(&db).await;
+        let mut app = Self {
+            binary,
+            settings: tune.settings,
+            db,
+            owner,
+            api,
+            workers: Vec::new(),
+            provider,
+            account,
+            key,
+            provider_url,
+            _provider: AbortOnDropHandle::new(running),
+        };
+        for _ in 0..tune.workers {
+            let worker = app.start_worker().await;
+            app.workers.push(worker);
+        }
+        app
+    }
+
+    /// Another worker process, held by the caller.
+    pub async fn start_worker(&self) -> Process {
+        let environment = environment(&self.db, Role::Worker, &self.provider_url, &self.settings);
+        Process::start(&self.binary, &["--json", "worker", "--listen", "127.0.0.1:0"], &environment).await
+    }
+
+    /// Runs a command that ends, against this Tollgate.
+    pub async fn command(&self, arguments: &[&str]) -> (i32, String, String) {
+        let mut environment = environment(&self.db, Role::Operator, &self.provider_url, &self.settings);
+        environment.push(("TOLLGATE_URL".into(), self.api.url()));
+        environment.push(("TOLLGATE_API_KEY".into(), self.key.clone()));
+        Process::run(&self.binary, arguments, &environment).await
+    }
+
+    /// A client with the first account's key.
+    pub fn client(&self) -> TollgateClient {
+        self.client_with(&self.key)
+    }
+
+    /// A client with another key.
+    pub fn client_with(&self, key: &str) -> TollgateClient {
+        TollgateClient::new(&self.api.url(), SecretString::from(key.to_owned()))
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Another account with a key of every scope.
+    pub async fn open_account(&self) -> (AccountId, String) {
+        open_account(&self.db).await
+    }
+
+    /// A key of the first account with these scopes.
+    pub async fn key_with(&self, scopes: &[Scope]) -> (Uuid, String) {
+        let operator = operator(&self.db).await;
+        let (info, key) =
+            keys::create(&operator, self.account, "test", scopes).await.unwrap_or_else(|e| panic!("{e}"));
+        (info.id, key.expose().to_owned())
+    }
+
+    /// Submits a prompt.
+    pub async fn submit(&self, prompt: &str) -> Uuid {
+        let submission = Submission { prompt: Some(prompt.to_owned()), ..Submission::default() };
+        self.client().submit(&submission).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The job, once it has ended.
+    pub async fn ended(&self, id: Uuid) -> Job {
+        self.job_when("ended", id, |job| job.status.is_final()).await
+    }
+
+    /// The job, once it is as wished.
+    pub async fn job_when(&self, what: &str, id: Uuid, wish: impl Fn(&Job) -> bool) -> Job {
+        let client = self.client();
+        eventually(&format!("job {id} {what}"), Duration::from_secs(60), || async {
+            client.job(id).await.ok().filter(|job| wish(job))
+        })
+        .await
+    }
+}
+
+fn environment(
+    db: &TestDb,
+    role: Role,
+    provider: &str,
+    settings: &[(&'static str, String)],
+) -> Vec<(String, String)> {
+    let mut all = vec![
+        ("DATABASE_URL".to_owned(), db.role_url(role)),
+        ("OPENAI_BASE_URL".to_owned(), provider.to_owned()),
+        ("OPENAI_API_KEY".to_owned(), "sk-test".to_owned()),
+        ("LOG_LEVEL".to_owned(), "warn".to_owned()),
+        ("SHUTDOWN_GRACE".to_owned(), "5s".to_owned()),
+    ];
+    all.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+    all
+}
+
+async fn operator(db: &TestDb) -> Database {
+    let url = db.role_url(Role::Operator);
+    Database::connect(&url, Role::Operator, 1, true).await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+async fn open_account(db: &TestDb) -> (AccountId, String) {
+    let operator = operator(db).await;
+    let account = accounts::create(&operator, "test", 1000).await.unwrap_or_else(|error| panic!("{error}"));
+    let (_, key) =
+        keys::create(&operator, account, "test", &Scope::ALL).await.unwrap_or_else(|e| panic!("{e}"));
+    (account, key.expose().to_owned())
+}

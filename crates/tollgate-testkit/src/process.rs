@@ -1,0 +1,97 @@
+//! The real binary, as a child process that never outlives its test.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+/// A running `tollgate`.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    /// What it printed when it was ready.
+    pub ready: Value,
+}
+
+impl Process {
+    /// Starts the binary and waits for its ready line. Its log goes to the test's stderr.
+    pub async fn start(binary: &Path, arguments: &[&str], environment: &[(String, String)]) -> Self {
+        let mut command = command(binary, arguments, environment);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap_or_else(|error| panic!("{error}"));
+        let stdout = child.stdout.take().unwrap_or_else(|| panic!("no stdout"));
+        let mut lines = BufReader::new(stdout).lines();
+        let line = tokio::time::timeout(Duration::from_secs(60), lines.next_line()).await;
+        let line = line.unwrap_or_else(|_| panic!("{arguments:?} did not become ready"));
+        let line = line.ok().flatten().unwrap_or_else(|| panic!("{arguments:?} ended before it was ready"));
+        let ready = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        Self { child, ready }
+    }
+
+    /// Runs a command that ends. Returns its exit code, stdout and stderr.
+    pub async fn run(
+        binary: &Path,
+        arguments: &[&str],
+        environment: &[(String, String)],
+    ) -> (i32, String, String) {
+        let output = command(binary, arguments, environment)
+            .stderr(Stdio::piped())
+            .output()
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+    }
+
+    /// Where it answers.
+    pub fn url(&self) -> String {
+        self.ready["url"].as_str().unwrap_or_else(|| panic!("no url in {}", self.ready)).to_owned()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id().unwrap_or_else(|| panic!("the process has ended"))
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub async fn kill(mut self) {
+        self.child.kill().await.unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: libc::c_int) {
+        let pid = i32::try_from(self.pid()).unwrap_or_else(|error| panic!("{error}"));
+        #[expect(unsafe_code, reason = "the standard library can send no signal but SIGKILL")]
+        // SAFETY: kill(2) takes two integers; the child has not been waited for, so its pid is still its own.
+        let sent = unsafe { libc::kill(pid, signal) };
+        assert_eq!(sent, 0, "no such process: {pid}");
+    }
+
+    /// SIGTERM, and waits for the end. Returns the exit code.
+    pub async fn terminate(mut self) -> i32 {
+        self.signal(libc::SIGTERM);
+        let status = tokio::time::timeout(Duration::from_secs(60), self.child.wait()).await;
+        let status = status.unwrap_or_else(|_| panic!("did not end within 60 s of SIGTERM"));
+        status.ok().and_then(|status| status.code()).unwrap_or(-1)
+    }
+}
+
+fn command(binary: &Path, arguments: &[&str], environment: &[(String, String)]) -> Command {
+    let mut command = Command::new(binary);
+    // The test's own environment may configure a Tollgate; only what the test says counts.
+    command.env_clear();
+    for name in ["PATH", "HOME", "TMPDIR", "PGBIN", "RUST_BACKTRACE", "LD_LIBRARY_PATH"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command
+        .args(arguments)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .current_dir(std::env::temp_dir())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}

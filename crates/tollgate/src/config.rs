@@ -1,0 +1,353 @@
+//! Configuration: one typed struct, one documented table.
+//!
+//! Every setting has one name: `UPPER_CASE` in the environment, the same in lower case in `tollgate.toml`
+//! (`TOLLGATE_CONFIG`). The environment wins over the file, the file over the default. Nothing else in the program
+//! reads the environment.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use config::{File, FileFormat};
+use secrecy::SecretString;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
+use tollgate_model::job_type::{JobType, JobTypes};
+use tollgate_model::queue::{QueueName, QueuePolicy};
+use tollgate_model::retry::RetrySchedule;
+use tollgate_model::submission::SubmissionRules;
+
+/// What the program is told. Field names are the settings' names in lower case.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    pub database_url: Option<SecretString>,
+    pub database_max_connections: u32,
+    pub openai_api_key: Option<SecretString>,
+    pub openai_base_url: Option<url::Url>,
+    pub default_model: String,
+    pub request_timeout_ms: u64,
+    #[serde(deserialize_with = "duration")]
+    pub provider_connect_timeout: Duration,
+    pub provider_max_response_bytes: usize,
+    pub q_gen_create_concurrency: usize,
+    #[serde(deserialize_with = "duration")]
+    pub generation_job_ttl: Duration,
+    #[serde(deserialize_with = "durations")]
+    pub generation_retry_delays: Vec<Duration>,
+    #[serde(deserialize_with = "duration")]
+    pub visibility_timeout: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub queue_poll_interval: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub shutdown_grace: Duration,
+    pub listen: SocketAddr,
+    pub worker_listen: SocketAddr,
+    #[serde(deserialize_with = "duration")]
+    pub http_timeout: Duration,
+    pub max_body_bytes: usize,
+    pub max_event_streams: usize,
+    pub log_level: String,
+    pub log_format: LogFormat,
+    pub tollgate_data_dir: Option<PathBuf>,
+    pub tollgate_url: Option<String>,
+    pub tollgate_api_key: Option<SecretString>,
+    #[serde(default)]
+    pub job_types: BTreeMap<String, JobType>,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// JSON for `api` and `worker`, text for the rest.
+    Auto,
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// One row of the table.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setting {
+    /// Its name in the environment; in the file, the same in lower case.
+    pub name: &'static str,
+    /// What holds if it is not set; `None`: nothing.
+    pub default: Option<&'static str>,
+    /// What it does.
+    pub doc: &'static str,
+}
+
+const fn set(name: &'static str, default: &'static str, doc: &'static str) -> Setting {
+    Setting { name, default: Some(default), doc }
+}
+
+const fn unset(name: &'static str, doc: &'static str) -> Setting {
+    Setting { name, default: None, doc }
+}
+
+/// Every setting, but for `job_types`, which is a table of its own. `docs/configuration.md` is made of this.
+pub(crate) const SETTINGS: &[Setting] = &[
+    unset(
+        "DATABASE_URL",
+        "PostgreSQL, 15 to 18: `postgres://user:password@host:port/database`. Required by `migrate`, `api` and `worker`; `dev` and `demo` start a private PostgreSQL without it.",
+    ),
+    set(
+        "DATABASE_MAX_CONNECTIONS",
+        "10",
+        "Connections that each of a process's roles (API, worker) may open.",
+    ),
+    unset(
+        "OPENAI_API_KEY",
+        "The provider's key. Without it generation jobs fail at once with `SERVER_ERROR`. A server that needs none takes any value.",
+    ),
+    unset(
+        "OPENAI_BASE_URL",
+        "The provider's base URL, `/v1` included. Unset: the vendor's, `https://api.openai.com/v1`. `dev` and `demo` use the simulated provider if neither this nor the key is set.",
+    ),
+    set("DEFAULT_MODEL", "gpt-4o-mini", "The model of a job whose submission and job type name none."),
+    set(
+        "REQUEST_TIMEOUT_MS",
+        "30000",
+        "Total deadline of one call to the provider, in milliseconds, where a job asks for none.",
+    ),
+    set("PROVIDER_CONNECT_TIMEOUT", "5s", "Deadline for connecting to the provider, within the total one."),
+    set("PROVIDER_MAX_RESPONSE_BYTES", "8388608", "The longest reply of the provider that is read."),
+    set("Q_GEN_CREATE_CONCURRENCY", "5", "Generation jobs that one worker process runs at a time."),
+    set(
+        "GENERATION_JOB_TTL",
+        "30m",
+        "From a job's scheduled time until it fails as `EXPIRED` if no worker has finished it.",
+    ),
+    set(
+        "GENERATION_RETRY_DELAYS",
+        "5s,15s,45s,2m,5m",
+        "Upper bounds of the delays between a job's attempts; each delay is drawn from 0 to its bound. The last one repeats.",
+    ),
+    set(
+        "VISIBILITY_TIMEOUT",
+        "30s",
+        "A worker that is silent for this long is given up, and its jobs run again.",
+    ),
+    set(
+        "QUEUE_POLL_INTERVAL",
+        "1s",
+        "How often an idle worker looks for work without having been told of any.",
+    ),
+    set(
+        "SHUTDOWN_GRACE",
+        "25s",
+        "After SIGTERM: how long requests and running jobs may still finish. What is left is handed back, no attempt counted. `dev` waits 2 s at most.",
+    ),
+    set(
+        "LISTEN",
+        "127.0.0.1:8787",
+        "Where `api` and `dev` listen. `dev` takes another port if this one is in use and was not asked for.",
+    ),
+    set("WORKER_LISTEN", "127.0.0.1:8788", "Where `worker` serves `/healthz`, `/readyz` and `/metrics`."),
+    set("HTTP_TIMEOUT", "15s", "Deadline for answering one API request."),
+    set("MAX_BODY_BYTES", "1048576", "The largest request body."),
+    set("MAX_EVENT_STREAMS", "256", "Live event streams that one API process serves at a time."),
+    set(
+        "LOG_LEVEL",
+        "info",
+        "`error`, `warn`, `info`, `debug` or `trace`, or a filter such as `info,tollgate_worker=debug`.",
+    ),
+    set(
+        "LOG_FORMAT",
+        "auto",
+        "`json`, `text`, or `auto`: JSON for `api` and `worker`, text for the rest. Logs go to stderr.",
+    ),
+    unset(
+        "TOLLGATE_DATA_DIR",
+        "Where `dev` keeps its PostgreSQL and its key. Unset: `~/.local/share/tollgate`, or `/var/lib/tollgate/dev` for root.",
+    ),
+    unset("TOLLGATE_URL", "The Tollgate that `tollgate job` talks to. Unset: the running `tollgate dev`."),
+    unset("TOLLGATE_API_KEY", "The key that `tollgate job` uses. Unset: that of the running `tollgate dev`."),
+];
+
+/// What is wrong with the configuration.
+#[derive(Debug, thiserror::Error)]
+#[error("configuration: {0}")]
+pub(crate) struct ConfigError(String);
+
+impl Config {
+    /// Reads the file, if there is one, and the environment.
+    pub(crate) fn load() -> Result<Self, ConfigError> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let file = match variable("TOLLGATE_CONFIG") {
+            Some(path) => Some(std::fs::read_to_string(&path).map_err(|error| {
+                ConfigError(format!("TOLLGATE_CONFIG names `{path}`, which cannot be read: {error}"))
+            })?),
+            None => std::fs::read_to_string("tollgate.toml").ok(),
+        };
+        Self::read(file.as_deref(), variable)
+    }
+
+    /// Reads a file's text and an environment.
+    pub(crate) fn read(
+        file: Option<&str>,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let problem = |error: config::ConfigError| ConfigError(error.to_string());
+        let mut builder = config::Config::builder();
+        for setting in SETTINGS {
+            builder = builder.set_default(setting.name.to_lowercase(), setting.default).map_err(problem)?;
+        }
+        if let Some(text) = file {
+            builder = builder.add_source(File::from_str(text, FileFormat::Toml));
+        }
+        for setting in SETTINGS {
+            builder = builder
+                .set_override_option(setting.name.to_lowercase(), variable(setting.name))
+                .map_err(|error| ConfigError(format!("{}: {error}", setting.name)))?;
+        }
+        let mut config: Self = builder.build().and_then(config::Config::try_deserialize).map_err(problem)?;
+        if let Some(text) = variable("JOB_TYPES") {
+            config.job_types =
+                serde_json::from_str(&text).map_err(|error| ConfigError(format!("JOB_TYPES: {error}")))?;
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        for (name, value) in [
+            ("database_max_connections", self.database_max_connections as usize),
+            ("q_gen_create_concurrency", self.q_gen_create_concurrency),
+            ("max_body_bytes", self.max_body_bytes),
+            ("provider_max_response_bytes", self.provider_max_response_bytes),
+        ] {
+            if value == 0 {
+                return Err(ConfigError(format!("`{name}` must be at least 1")));
+            }
+        }
+        if self.visibility_timeout < Duration::from_millis(600) {
+            return Err(ConfigError("`visibility_timeout` must be at least 600ms".into()));
+        }
+        if self.queue_poll_interval.is_zero() || self.generation_job_ttl.is_zero() {
+            return Err(ConfigError("`queue_poll_interval` and `generation_job_ttl` must not be 0".into()));
+        }
+        if !(100..=600_000).contains(&self.request_timeout_ms) {
+            return Err(ConfigError("`request_timeout_ms` must be between 100 and 600000".into()));
+        }
+        self.submission_rules().map(drop)
+    }
+
+    /// What submissions are measured against.
+    pub(crate) fn submission_rules(&self) -> Result<SubmissionRules, ConfigError> {
+        let job_types = JobTypes::new(self.default_model.clone(), self.job_types.clone());
+        Ok(SubmissionRules {
+            job_types: job_types.map_err(|error| ConfigError(error.to_string()))?,
+            default_timeout: Duration::from_millis(self.request_timeout_ms),
+        })
+    }
+
+    /// How the queue of generation jobs treats its tasks.
+    pub(crate) fn generation_policy(&self) -> QueuePolicy {
+        QueuePolicy {
+            name: QueueName::GenerationCreate,
+            concurrency: self.q_gen_create_concurrency,
+            ttl: self.generation_job_ttl,
+            retry: RetrySchedule::new(self.generation_retry_delays.clone()).unwrap_or_default(),
+        }
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_duration(&text).map_err(D::Error::custom)
+}
+
+fn durations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.split(',').map(|part| parse_duration(part.trim()).map_err(D::Error::custom)).collect()
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("`{text}` is not a duration such as 500ms, 30s, 5m or 2h: {error}"))
+}
+
+/// The settings, as `tollgate --help` shows them.
+pub(crate) fn help() -> String {
+    let mut text = String::from("Settings (environment, or in lower case in tollgate.toml):\n");
+    for Setting { name, default, doc } in SETTINGS {
+        let default = default.map_or_else(String::new, |value| format!(" [{value}]"));
+        text += &format!("  {name}{default}\n      {doc}\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(file: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
+        let variable = |name: &str| {
+            environment.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        };
+        Config::read(Some(file), variable).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_table() {
+        let config = read("", &[]).unwrap();
+        assert_eq!(config.q_gen_create_concurrency, 5);
+        assert_eq!(config.generation_job_ttl, Duration::from_mins(30));
+        assert_eq!(config.generation_policy().retry, RetrySchedule::default());
+        assert!(config.database_url.is_none());
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file_and_the_file_over_the_default() {
+        let config =
+            read("q_gen_create_concurrency = 7\nmax_body_bytes = 9", &[("MAX_BODY_BYTES", "10")]).unwrap();
+        assert_eq!((config.q_gen_create_concurrency, config.max_body_bytes), (7, 10));
+    }
+
+    #[test]
+    fn job_types_are_declared_in_the_file_or_the_environment() {
+        let file =
+            "[job_types.\"poem.write\"]\nmodel = \"m\"\nendpoint = \"responses\"\nparams = { top_p = 0.5 }";
+        let rules = read(file, &[]).unwrap().submission_rules().unwrap();
+        assert_eq!(rules.job_types.get("poem.write").unwrap().model.as_deref(), Some("m"));
+        let rules = read("", &[("JOB_TYPES", r#"{"a": {}}"#)]).unwrap().submission_rules().unwrap();
+        assert!(rules.job_types.get("a").is_some());
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (file, environment, named) in [
+            ("q_gen_create_concurency = 7", &[][..], "q_gen_create_concurency"),
+            ("", &[("Q_GEN_CREATE_CONCURRENCY", "many")], "q_gen_create_concurrency"),
+            ("", &[("Q_GEN_CREATE_CONCURRENCY", "0")], "q_gen_create_concurrency"),
+            ("", &[("GENERATION_JOB_TTL", "soon")], "soon"),
+            ("", &[("LISTEN", "here")], "listen"),
+            ("[job_types.x]\ntemperature = 9.0", &[], "`x`"),
+            ("[job_types.x]\ntemprature = 1.0", &[], "temprature"),
+        ] {
+            let error = read(file, environment).unwrap_err();
+            assert!(error.contains(named), "{file} {environment:?}: {error}");
+        }
+    }
+
+    /// The table of settings, as `docs/configuration.md` shows it.
+    fn table() -> String {
+        let mut text = String::from("| setting | default | what it does |\n|---|---|---|\n");
+        for Setting { name, default, doc } in SETTINGS {
+            let default = default.map_or_else(String::new, |value| format!("`{value}`"));
+            text += &format!("| `{name}` | {default} | {doc} |\n");
+        }
+        text
+    }
+
+    #[test]
+    fn the_documentation_holds_the_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuration.md");
+        let docs = std::fs::read_to_string(path).unwrap();
+        assert!(docs.contains(&table()), "docs/configuration.md must hold this table:\n{}", table());
+    }
+}

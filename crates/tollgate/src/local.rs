@@ -1,0 +1,244 @@
+//! A whole Tollgate in one process, for `dev` and `demo`: PostgreSQL (private, unless DATABASE_URL names one),
+//! migrations, an account with a key and credits, the simulated provider if none is configured, API and worker.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::ExposeSecret as _;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tollgate_devdb::{Options, Server};
+use tollgate_domain::auth::Authenticator;
+use tollgate_domain::{Database, Role, accounts, keys, migrate};
+use tollgate_model::account::AccountId;
+use tollgate_model::key::Scope;
+use tollgate_sim::{Behaviour, Sim};
+
+use crate::config::Config;
+use crate::node::{self, Mode, secret};
+use crate::output::Failure;
+use crate::telemetry;
+
+/// What the account of a new data directory begins with.
+const CREDITS: i64 = 1_000_000;
+
+/// Nobody waits for a developer's Ctrl-C as for a deployment.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What other commands of this machine need to talk to a running `tollgate dev`; kept in its data directory.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Access {
+    pub url: String,
+    /// The cluster owner's, for `psql`.
+    pub database_url: String,
+    pub account_id: AccountId,
+    pub api_key: String,
+}
+
+impl Access {
+    fn path(data_dir: &Path) -> PathBuf {
+        data_dir.join("dev.json")
+    }
+
+    /// What the last `tollgate dev` on this data directory left.
+    pub(crate) fn read(data_dir: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(Self::path(data_dir)).ok()?).ok()
+    }
+
+    /// Holds a key: for its owner's eyes only, and whole or not at all.
+    fn write(&self, data_dir: &Path) -> Result<(), Failure> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let text = serde_json::to_string_pretty(self).map_err(|error| Failure::new(error.to_string()))?;
+        let file = tempfile::Builder::new()
+            .permissions(std::fs::Permissions::from_mode(0o600))
+            .tempfile_in(data_dir)?;
+        std::fs::write(file.path(), text)?;
+        file.persist(Self::path(data_dir)).map_err(|error| Failure::new(error.to_string()))?;
+        Ok(())
+    }
+}
+
+/// Where `dev` keeps its data.
+pub(crate) fn data_dir(config: &Config, asked: Option<PathBuf>) -> PathBuf {
+    asked.or_else(|| config.tollgate_data_dir.clone()).unwrap_or_else(|| {
+        let home = std::env::var_os("HOME").map(PathBuf::from);
+        let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
+        match data.or_else(|| home.as_ref().map(|home| home.join(".local/share"))) {
+            // The server's user can reach nothing beneath root's home.
+            Some(_) if home.as_deref() == Some(Path::new("/root")) => "/var/lib/tollgate/dev".into(),
+            Some(data) => data.join("tollgate"),
+            None => "/var/lib/tollgate/dev".into(),
+        }
+    })
+}
+
+/// A Tollgate that is up.
+pub(crate) struct Local {
+    pub access: Access,
+    /// Nothing real is generated.
+    pub simulated: bool,
+    parts: TaskTracker,
+    stop: CancellationToken,
+    failed: CancellationToken,
+    server: Option<Server>,
+}
+
+impl Local {
+    /// Starts everything. `listen`: an address that was asked for, and that it must be.
+    pub(crate) async fn start(
+        mut config: Config,
+        data_dir: &Path,
+        listen: Option<SocketAddr>,
+    ) -> Result<Self, Failure> {
+        let metrics = telemetry::start_metrics()?;
+        let listener = bind(listen, config.listen).await?;
+        std::fs::create_dir_all(data_dir).map_err(|error| {
+            Failure::new(format!("cannot create the data directory {}: {error}", data_dir.display()))
+        })?;
+        let (server, database_url) = database(&config, data_dir).await?;
+        migrate(&database_url).await?;
+        config.database_url = Some(secret(database_url.clone()));
+        config.shutdown_grace = config.shutdown_grace.min(GRACE);
+
+        let stop = CancellationToken::new();
+        let parts = TaskTracker::new();
+        let simulated = config.openai_api_key.is_none() && config.openai_base_url.is_none();
+        if simulated {
+            let sim = simulator().await?;
+            config.openai_base_url =
+                Some(sim.base_url().parse().map_err(|_| Failure::new("no simulator URL"))?);
+            config.openai_api_key = Some(secret("simulated"));
+            parts.spawn(sim.run(stop.clone()));
+        }
+
+        let url = format!("http://{}", listener.local_addr()?);
+        let access = access(&database_url, data_dir, url).await?;
+        let local = Self { access, simulated, parts, stop, failed: CancellationToken::new(), server };
+        local.spawn("API", {
+            let (config, stop) = (config.clone(), local.stop.clone());
+            async move { node::serve_api(&config, Mode::Dev, listener, metrics, stop, || Ok(())).await }
+        });
+        local.spawn("worker", {
+            let stop = local.stop.clone();
+            async move { node::run_worker(&config, Mode::Dev, None, stop, || Ok(())).await }
+        });
+        local.parts.close();
+        local.wait_until_ready().await?;
+        Ok(local)
+    }
+
+    /// If one part ends in an error, all of it does.
+    fn spawn(&self, part: &'static str, work: impl Future<Output = Result<(), Failure>> + Send + 'static) {
+        let failed = self.failed.clone();
+        self.parts.spawn(async move {
+            if let Err(failure) = work.await {
+                failure.report();
+                tracing::error!(part, "failed");
+                failed.cancel();
+            }
+        });
+    }
+
+    /// Ready is what `/readyz` says over the network, not what we believe.
+    async fn wait_until_ready(&self) -> Result<(), Failure> {
+        let client =
+            tollgate_outbound::TollgateClient::new(&self.access.url, secret(self.access.api_key.clone()))?;
+        let ready = async {
+            while client.jobs(None, 1, None).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            ready = tokio::time::timeout(Duration::from_secs(10), ready) => {
+                ready.map_err(|_| Failure::new("the API did not become ready within 10 s; the log above says why"))
+            }
+            () = self.failed.cancelled() => Err(Failure::new("could not start; the message above says why")),
+        }
+    }
+
+    /// Returns when a part has failed.
+    pub(crate) async fn failure(&self) -> Failure {
+        self.failed.cancelled().await;
+        Failure::new("a part has failed; the message above says which")
+    }
+
+    /// Stops everything in order: requests, runs, provider, database.
+    pub(crate) async fn stop(self) -> Result<(), Failure> {
+        self.stop.cancel();
+        self.parts.wait().await;
+        if let Some(server) = self.server {
+            blocking(move || server.stop()).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The address that was asked for, or the usual one, or, where that is taken, any.
+async fn bind(asked: Option<SocketAddr>, usual: SocketAddr) -> Result<TcpListener, Failure> {
+    let address = asked.unwrap_or(usual);
+    match TcpListener::bind(address).await {
+        Err(error) if asked.is_none() && error.kind() == std::io::ErrorKind::AddrInUse => {
+            tracing::warn!(%address, "in use; taking another port");
+            Ok(TcpListener::bind(SocketAddr::new(address.ip(), 0)).await?)
+        }
+        other => other.map_err(|error| Failure::new(format!("cannot listen on {address}: {error}"))),
+    }
+}
+
+/// The configured database, or a private one.
+async fn database(config: &Config, data_dir: &Path) -> Result<(Option<Server>, String), Failure> {
+    if let Some(url) = &config.database_url {
+        return Ok((None, url.expose_secret().to_owned()));
+    }
+    let options = Options::new(data_dir);
+    let server = blocking(move || Server::start(options)).await?;
+    let url = server.url("postgres");
+    Ok((Some(server), url))
+}
+
+/// The database crate blocks, and so keeps its thread from serving others.
+async fn blocking<T: Send + 'static, E: Into<Failure> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Failure::new(error.to_string()))?.map_err(Into::into)
+}
+
+/// A provider that takes about as long as a quick real one.
+async fn simulator() -> Result<Sim, Failure> {
+    let behaviour = Behaviour { latency_median_ms: 400, latency_p99_ms: Some(1500), ..Behaviour::default() };
+    Ok(Sim::bind(([127, 0, 0, 1], 0).into(), behaviour).await?)
+}
+
+/// The account and key of the last start, if the key still works; else new ones.
+async fn access(database_url: &str, data_dir: &Path, url: String) -> Result<Access, Failure> {
+    let mut access = match Access::read(data_dir) {
+        Some(access) if works(database_url, &access.api_key).await? => access,
+        _ => {
+            let db = Database::connect(database_url, Role::Operator, 1, false).await?;
+            let account_id = accounts::create(&db, "dev", CREDITS).await?;
+            let (_, key) = keys::create(&db, account_id, "tollgate dev", &Scope::ALL).await?;
+            db.close().await;
+            Access {
+                url: String::new(),
+                database_url: String::new(),
+                account_id,
+                api_key: key.expose().to_owned(),
+            }
+        }
+    };
+    access.url = url;
+    database_url.clone_into(&mut access.database_url);
+    access.write(data_dir)?;
+    Ok(access)
+}
+
+async fn works(database_url: &str, key: &str) -> Result<bool, Failure> {
+    let db = Database::connect(database_url, Role::Api, 1, false).await?;
+    let caller = Authenticator::new()?.authenticate(&db, key).await?;
+    db.close().await;
+    Ok(caller.is_some())
+}

@@ -1,0 +1,156 @@
+//! The composition root: here the configuration becomes an API and a worker, and nowhere else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tollgate_domain::auth::Authenticator;
+use tollgate_domain::{Database, Health, Role, waker};
+use tollgate_http::Api;
+use tollgate_model::queue::QueueName;
+use tollgate_outbound::{OpenAi, OpenAiConfig, Provider};
+use tollgate_worker::{Worker, WorkerConfig};
+use url::Url;
+
+use crate::config::Config;
+use crate::output::Failure;
+
+/// The vendor's API.
+const OPENAI: &str = "https://api.openai.com/v1";
+
+/// How strictly the database login is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// `tollgate dev`: a superuser will do, narrowed to each role.
+    Dev,
+    /// The login must not be able to do more than its role.
+    Production,
+}
+
+impl Config {
+    /// The database's URL, or the advice to set it.
+    pub(crate) fn required_database_url(&self) -> Result<&str, Failure> {
+        self.database_url.as_ref().map(ExposeSecret::expose_secret).ok_or_else(|| {
+            Failure::misuse(
+                "DATABASE_URL is not set. Set it, or let `tollgate dev` start a private PostgreSQL",
+            )
+        })
+    }
+}
+
+/// The configured provider.
+pub(crate) fn provider(config: &Config) -> Result<Arc<dyn Provider>, Failure> {
+    let base_url = match &config.openai_base_url {
+        Some(url) => url.clone(),
+        None => Url::parse(OPENAI).map_err(|error| Failure::new(error.to_string()))?,
+    };
+    let api_key = config.openai_api_key.clone();
+    if api_key.is_none() {
+        tracing::warn!("OPENAI_API_KEY is not set: generation jobs will fail with SERVER_ERROR");
+    }
+    tracing::info!(base_url = %base_url, "provider");
+    Ok(Arc::new(OpenAi::new(OpenAiConfig {
+        base_url,
+        api_key,
+        connect_timeout: config.provider_connect_timeout,
+        max_response_bytes: config.provider_max_response_bytes,
+    })?))
+}
+
+/// Serves the API until `shutdown`; `ready` is called when it can.
+pub(crate) async fn serve_api(
+    config: &Config,
+    mode: Mode,
+    listener: TcpListener,
+    metrics: PrometheusHandle,
+    shutdown: CancellationToken,
+    ready: impl FnOnce() -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let db = connect(config, Role::Api, mode).await?;
+    let (waker, hints) = waker(db.clone(), QueueName::GenerationCreate);
+    let api = Api {
+        db: db.clone(),
+        auth: Authenticator::new()?,
+        waker,
+        rules: Arc::new(config.submission_rules()?),
+        job_ttl: config.generation_job_ttl,
+        max_body_bytes: config.max_body_bytes,
+        request_timeout: config.http_timeout,
+        max_event_streams: config.max_event_streams,
+        metrics,
+        shutdown: shutdown.clone(),
+    };
+    let router = tollgate_http::api_router(api);
+    let hints = TaskTracker::new().spawn(hints);
+    ready()?;
+    tollgate_http::serve(listener, router, shutdown, config.shutdown_grace).await;
+    hints.abort();
+    db.close().await;
+    Ok(())
+}
+
+/// Runs a worker until `shutdown`; `ready` is called when it has signed in. With a listener, serves its health and metrics there.
+pub(crate) async fn run_worker(
+    config: &Config,
+    mode: Mode,
+    operations: Option<(TcpListener, PrometheusHandle)>,
+    shutdown: CancellationToken,
+    ready: impl FnOnce() -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let db = connect(config, Role::Worker, mode).await?;
+    let settings = WorkerConfig {
+        name: worker_name(),
+        policy: config.generation_policy(),
+        visibility_timeout: config.visibility_timeout,
+        poll_interval: config.queue_poll_interval,
+        drain: config.shutdown_grace,
+    };
+    let worker = Worker::start(db.clone(), provider(config)?, settings).await?;
+    tracing::info!(
+        queue = QueueName::GenerationCreate.as_str(),
+        concurrency = config.q_gen_create_concurrency,
+        "worker started"
+    );
+    ready()?;
+    match operations {
+        Some((listener, metrics)) => {
+            // Health is served until the worker has drained, not only until it was asked to.
+            let drained = CancellationToken::new();
+            let router = tollgate_http::ops_router(db.clone(), metrics);
+            let serve = tollgate_http::serve(listener, router, drained.clone(), Duration::from_secs(1));
+            let work = async {
+                worker.run(shutdown).await;
+                drained.cancel();
+            };
+            tokio::join!(work, serve);
+        }
+        None => worker.run(shutdown).await,
+    }
+    db.close().await;
+    Ok(())
+}
+
+async fn connect(config: &Config, role: Role, mode: Mode) -> Result<Database, Failure> {
+    let url = config.required_database_url()?;
+    let db = Database::connect(url, role, config.database_max_connections, mode == Mode::Production).await?;
+    match db.health().await {
+        Ok(Health::Ready) => Ok(db),
+        Err(error) if error.is_unavailable() => Err(error.into()),
+        _ => Err(Failure::new("the database's schema is not this version's; run `tollgate migrate`")),
+    }
+}
+
+/// Host and process, for people who look at queue.workers.
+fn worker_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "localhost".into());
+    format!("{}:{}", host.trim(), std::process::id())
+}
+
+/// A secret, where a value is not one yet.
+pub(crate) fn secret(text: impl Into<String>) -> SecretString {
+    SecretString::from(text.into())
+}

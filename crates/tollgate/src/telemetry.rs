@@ -1,0 +1,41 @@
+//! Logs and metrics.
+
+use std::io::IsTerminal as _;
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
+
+use crate::config::{Config, LogFormat};
+use crate::output::Failure;
+
+/// Seconds: from a millisecond to ten minutes, enough for a queue's delay and for a provider's.
+const BUCKETS: [f64; 16] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0];
+
+/// Begins to log to stderr. `service`: a long-running role, whose log is read by machines.
+pub(crate) fn start_logging(config: &Config, service: bool) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(&config.log_level)
+        .map_err(|error| Failure::misuse(format!("LOG_LEVEL is no log level or filter: {error}")))?;
+    let json = config.log_format == LogFormat::Json || (service && config.log_format == LogFormat::Auto);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_span_events(FmtSpan::NONE)
+        .with_writer(std::io::stderr);
+    let started = if json {
+        builder.json().flatten_event(true).with_span_list(false).try_init()
+    } else {
+        builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init()
+    };
+    started.map_err(|error| Failure::new(format!("cannot start logging: {error}")))
+}
+
+/// Begins to count. The handle renders what `/metrics` shows.
+pub(crate) fn start_metrics() -> Result<PrometheusHandle, Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::new(format!("cannot start metrics: {error}"));
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &BUCKETS)
+        .map_err(|error| failed(&error))?
+        .install_recorder()
+        .map_err(|error| failed(&error))
+}
