@@ -96,14 +96,19 @@ fn make(
     if !durable {
         command.arg("--no-sync");
     }
+    // Not into a pipe: if we are killed, what initdb runs would be killed by its next word, and leave shared
+    // memory behind.
+    let said = workspace.join("output");
+    let output = File::create_new(&said).when("create", &said)?;
+    command.stdout(output.try_clone().when("open", &said)?).stderr(output);
     // This thread waits for it, so it lives long enough.
     sys::die_with_parent(&mut command, libc::SIGKILL, Session::Own);
-    let output = command.output().when("run", &program)?;
-    if output.status.success() {
+    let status = command.status().when("run", &program)?;
+    if status.success() {
         return Ok(());
     }
-    let text = [output.stdout, output.stderr].concat();
-    Err(Error::Initdb { status: output.status, output: String::from_utf8_lossy(&text).trim().to_owned() })
+    let output = fs::read(&said).when("read", &said)?;
+    Err(Error::Initdb { status, output: String::from_utf8_lossy(&output).trim().to_owned() })
 }
 
 fn put_in_place(made: &Path, layout: &Layout, durable: bool) -> Result<(), Error> {

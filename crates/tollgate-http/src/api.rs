@@ -34,7 +34,7 @@ pub struct Api {
     pub max_event_streams: usize,
     /// What `/metrics` shows.
     pub metrics: PrometheusHandle,
-    /// The token that [`crate::serve`] is given: event streams end when it is cancelled.
+    /// The token that [`crate::serve()`] is given: event streams end when it is cancelled.
     pub shutdown: CancellationToken,
 }
 

@@ -1,6 +1,6 @@
 //! The HTTP API: routes, extractors, problem documents.
 //!
-//! [`api_router`] is the API role's, [`ops_router`] the three operational routes a worker shows as well, [`serve`]
+//! [`api_router`] is the API role's, [`ops_router`] the three operational routes a worker shows as well, [`serve()`]
 //! the server under either. The URL table is `router.rs`; one endpoint is one file under `endpoints/`. A handler
 //! reads its arguments, calls one function of the domain, and answers; whatever goes wrong on the way is a
 //! [`problem::Problem`], and the outermost layer (`observe.rs`) writes it down with the request's id.

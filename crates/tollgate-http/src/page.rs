@@ -1,19 +1,45 @@
 //! Lists come in pages: `{"data": […], "next_cursor": …}`.
 
+use std::borrow::Cow;
+
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 use tollgate_model::cursor;
-use utoipa::ToSchema;
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, SchemaType};
+use utoipa::openapi::{Ref, RefOr, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::problem::Problem;
 
 /// One page of a list.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Page<T> {
-    /// The rows.
-    pub(crate) data: Vec<T>,
-    /// Pass it as `cursor` for the next page; null: there is none, for now.
-    pub(crate) next_cursor: Option<String>,
+    data: Vec<T>,
+    next_cursor: Option<String>,
+}
+
+// By hand, since what utoipa derives for a generic type repeats the rows' schema instead of naming it. Endpoints
+// document an alias (`type JobPage = Page<Job>`), which is named by `name` alone.
+impl<T: ToSchema> PartialSchema for Page<T> {
+    fn schema() -> RefOr<Schema> {
+        let rows = ArrayBuilder::new().items(Ref::from_schema_name(T::name())).description(Some("The rows."));
+        let next = ObjectBuilder::new()
+            .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
+            .description(Some("Pass it as `cursor` for the next page; null: there is none, for now."));
+        let page = ObjectBuilder::new().property("data", rows).property("next_cursor", next);
+        page.required("data").required("next_cursor").description(Some("One page of a list.")).into()
+    }
+}
+
+impl<T: ToSchema> ToSchema for Page<T> {
+    fn name() -> Cow<'static, str> {
+        format!("{}Page", T::name()).into()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((T::name().into(), T::schema()));
+        T::schemas(schemas);
+    }
 }
 
 impl<T> Page<T> {

@@ -28,18 +28,7 @@ pub struct Problem {
 
 /// A problem as the client reads it.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(
-    as = Problem,
-    title = "Problem",
-    examples(json!({
-        "type": "urn:tollgate:problem:not_found",
-        "title": "Not found",
-        "status": 404,
-        "detail": "no such job",
-        "code": "not_found",
-        "request_id": "0198c5a4-7a5e-7c31-9f0e-3c2b1a09f8e7"
-    }))
-)]
+#[schema(as = Problem, title = "Problem")]
 pub(crate) struct ProblemDocument<'a> {
     /// Names the kind of problem: `urn:tollgate:problem:` and the code.
     #[serde(rename = "type")]
@@ -54,6 +43,13 @@ pub(crate) struct ProblemDocument<'a> {
     code: Code,
     /// The request's id, as in `X-Request-Id`: what to tell the operator.
     request_id: &'a str,
+}
+
+impl<'a> ProblemDocument<'a> {
+    fn new(code: Code, detail: &'a str, request_id: &'a str) -> Self {
+        let uri = format!("urn:tollgate:problem:{}", code.as_str());
+        Self { uri, title: code.title(), status: code.status().as_u16(), detail, code, request_id }
+    }
 }
 
 impl Problem {
@@ -87,14 +83,7 @@ impl Problem {
     /// Writes the document into `response`, which carried this problem.
     pub(crate) fn write(self, response: &mut Response, request_id: &RequestId) {
         let code = self.code;
-        let document = ProblemDocument {
-            uri: format!("urn:tollgate:problem:{}", code.as_str()),
-            title: code.title(),
-            status: code.status().as_u16(),
-            detail: &self.detail,
-            code,
-            request_id: request_id.as_str(),
-        };
+        let document = ProblemDocument::new(code, &self.detail, request_id.as_str());
         let body = serde_json::to_vec(&document).unwrap_or_default();
         *response.status_mut() = code.status();
         *response.body_mut() = body.into();

@@ -131,12 +131,16 @@ pub struct Job {
     /// Before this it is not started; later than asked for where an attempt failed and the next one waits.
     pub scheduled_at: DateTime<Utc>,
     /// When its latest attempt began.
+    #[schema(required)]
     pub started_at: Option<DateTime<Utc>>,
     /// When it reached a final status.
+    #[schema(required)]
     pub finished_at: Option<DateTime<Utc>>,
     /// Why it failed, or why its latest attempt did.
+    #[schema(required)]
     pub error: Option<JobError>,
     /// What it brought.
+    #[schema(required)]
     pub output: Option<JobOutput>,
     /// What it does to the account's balance.
     pub credits: JobCredits,

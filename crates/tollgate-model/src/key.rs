@@ -144,6 +144,7 @@ pub struct KeyInfo {
     /// When it was made.
     pub created_at: DateTime<Utc>,
     /// When it stopped working, if it did.
+    #[schema(required)]
     pub revoked_at: Option<DateTime<Utc>>,
 }
 

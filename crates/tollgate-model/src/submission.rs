@@ -50,7 +50,7 @@ pub struct Submission {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 20)]
     pub max_attempts: Option<i64>,
-    /// Not before this; at most a year ahead.
+    /// Not before this; at most a year ahead. The past is now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheduled_at: Option<DateTime<Utc>>,
     /// Total deadline of one call to the provider, in milliseconds, 100 to 600,000.
@@ -145,7 +145,8 @@ impl Submission {
             job_type: name.to_owned(),
             priority: within("priority", self.priority, 1, 10)?.unwrap_or(5),
             max_attempts: within("max_attempts", self.max_attempts, 1, 20)?.unwrap_or(5),
-            scheduled_at: self.scheduled_at,
+            // The past is now; one before PostgreSQL's calendar begins could not even be stored.
+            scheduled_at: self.scheduled_at.filter(|at| *at > now),
             request: GenerationRequest {
                 request_id: job_id,
                 endpoint: job_type.endpoint,
@@ -222,6 +223,15 @@ mod tests {
         assert_eq!(job.request.model, "default-model");
         assert_eq!(job.request.timeout, Duration::from_secs(30));
         assert_eq!(job.request.temperature, None);
+    }
+
+    #[test]
+    fn a_time_in_the_past_is_now() {
+        for past in ["-200000-01-01T00:00:00Z", "1969-07-20T20:17:40Z"] {
+            assert_eq!(accept(json!({"prompt": "a", "scheduled_at": past})).unwrap().scheduled_at, None);
+        }
+        let soon = accept(json!({"prompt": "a", "scheduled_at": "2023-12-01T00:00:00Z"})).unwrap();
+        assert!(soon.scheduled_at.is_some());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod app;
 mod cluster;
+mod look;
 mod process;
 
 pub use app::{TestApp, Tune};

@@ -69,6 +69,45 @@ impl Process {
         assert_eq!(sent, 0, "no such process: {pid}");
     }
 
+    /// SIGSTOP: from here on it does nothing, and its connections stay open.
+    pub fn freeze(&self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    /// SIGCONT: it goes on as if nothing had been.
+    pub fn thaw(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    /// The value of a metric, summed over its labels; 0 while it has none.
+    pub async fn metric(&self, name: &str) -> f64 {
+        tollgate_outbound::install_crypto_provider();
+        let url = format!("{}/metrics", self.url());
+        let page = reqwest::get(&url).await.unwrap_or_else(|error| panic!("{error}"));
+        let page = page.text().await.unwrap_or_else(|error| panic!("{error}"));
+        let values = page.lines().filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let known = series == name || series.strip_prefix(name)?.starts_with('{');
+            known.then(|| value.parse::<f64>().unwrap_or_else(|error| panic!("{line}: {error}")))
+        });
+        values.sum()
+    }
+
+    /// Its open files and sockets.
+    pub fn open_files(&self) -> usize {
+        self.count_of("fd")
+    }
+
+    /// Its threads.
+    pub fn threads(&self) -> usize {
+        self.count_of("task")
+    }
+
+    fn count_of(&self, directory: &str) -> usize {
+        let path = format!("/proc/{}/{directory}", self.pid());
+        std::fs::read_dir(&path).unwrap_or_else(|error| panic!("{path}: {error}")).count()
+    }
+
     /// SIGTERM, and waits for the end. Returns the exit code.
     pub async fn terminate(mut self) -> i32 {
         self.signal(libc::SIGTERM);

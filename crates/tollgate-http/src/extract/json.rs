@@ -1,6 +1,6 @@
 //! JSON bodies: within the limit, clean, and exactly what the endpoint takes.
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{FromRef, FromRequest, Request};
 use bytes::Bytes;
 use http::HeaderMap;
@@ -46,14 +46,16 @@ fn is_json(headers: &HeaderMap) -> bool {
     subtype.is_some_and(|subtype| subtype == "json" || subtype.ends_with("+json"))
 }
 
-/// Reads no more than the limit, whatever `Content-Length` says or does not say.
+/// Reads no more than the limit, whatever `Content-Length` says or does not say; and nothing at all if it says more.
 async fn read(body: Body, limit: BodyLimit) -> Result<Bytes, Problem> {
+    let too_long =
+        || Problem::new(Code::PayloadTooLarge, format!("the body is longer than {} bytes", limit.0));
+    if body.size_hint().lower() > u64::try_from(limit.0).unwrap_or(u64::MAX) {
+        return Err(too_long());
+    }
     match Limited::new(body, limit.0).collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            let detail = format!("the body is longer than {} bytes", limit.0);
-            Err(Problem::new(Code::PayloadTooLarge, detail))
-        }
+        Err(error) if error.is::<LengthLimitError>() => Err(too_long()),
         Err(_) => Err(Problem::invalid("the body ended before it was complete")),
     }
 }

@@ -68,8 +68,9 @@ fn every_operation_is_documented() {
             assert!(!response["description"].as_str().unwrap().is_empty(), "{name} {status}");
             assert!(response["headers"]["X-Request-Id"].is_object(), "{name} {status}");
             if status.as_str() >= "400" {
-                let schema = &response["content"]["application/problem+json"]["schema"]["$ref"];
-                assert_eq!(schema, "#/components/schemas/Problem", "{name} {status}");
+                let content = &response["content"]["application/problem+json"];
+                assert_eq!(content["schema"]["$ref"], "#/components/schemas/Problem", "{name} {status}");
+                assert_eq!(content["example"]["status"].to_string(), *status, "{name} {status}");
             }
         }
     }

@@ -7,7 +7,7 @@ use utoipa::IntoResponses;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::{ContentBuilder, Object, Ref, RefOr, Response, ResponseBuilder, Type};
 
-use super::Code;
+use super::{Code, ProblemDocument};
 
 /// A map of responses, as utoipa wants it.
 pub(crate) type Responses = BTreeMap<String, RefOr<Response>>;
@@ -21,10 +21,12 @@ pub(crate) fn document(codes: &[(Code, &str)]) -> Responses {
 }
 
 fn response(code: Code, when: &str) -> Response {
-    let schema = Ref::from_schema_name("Problem");
+    let example = ProblemDocument::new(code, when, "01a2016d-3205-72a3-a0af-c3d39231b414");
+    let example = serde_json::to_value(example).unwrap_or_default();
+    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).example(Some(example));
     let mut response = ResponseBuilder::new()
         .description(format!("`{}`: {when}", code.as_str()))
-        .content("application/problem+json", ContentBuilder::new().schema(Some(schema)).build());
+        .content("application/problem+json", content.build());
     let header = |kind: Type, description: &str| {
         HeaderBuilder::new().schema(Some(Object::with_type(kind))).description(Some(description)).build()
     };

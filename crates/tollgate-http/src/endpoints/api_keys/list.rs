@@ -14,6 +14,8 @@ use crate::problem::{ForCaller, ForQuery, Problem, Unfinished};
 
 const LIST: &str = "api-keys";
 
+type KeyInfoPage = Page<KeyInfo>;
+
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -34,7 +36,7 @@ pub(crate) struct KeysQuery {
     security(("api_key" = ["keys:write"])),
     params(KeysQuery),
     responses(
-        (status = 200, description = "A page of keys.", body = Page<KeyInfo>),
+        (status = 200, description = "A page of keys.", body = KeyInfoPage),
         ForCaller, ForQuery, Unfinished,
     )
 )]
@@ -42,7 +44,7 @@ pub(crate) async fn list(
     State(app): State<App>,
     caller: Caller<KeysWrite>,
     Query(query): Query<KeysQuery>,
-) -> Result<Json<Page<KeyInfo>>, Problem> {
+) -> Result<Json<KeyInfoPage>, Problem> {
     let before = page::after(LIST, query.cursor.as_deref())?;
     let keys = keys::list(&app.db, caller.account, before, query.limit.and_one()).await?;
     Ok(Json(Page::new(LIST, keys, query.limit, |key| key.id)))

@@ -16,6 +16,8 @@ use crate::extract::{Caller, Id, JobsRead, Query};
 use crate::page::{self, Limit, Page};
 use crate::problem::{Code, ForCaller, ForId, ForQuery, Problem, Responses, Unfinished, document};
 
+type JobEventPage = Page<JobEvent>;
+
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -54,7 +56,7 @@ impl IntoResponses for NoPlace {
     ),
     responses(
         (status = 200, description = "A page of events, oldest first; or the stream.", content(
-            (Page<JobEvent> = "application/json"),
+            (JobEventPage = "application/json"),
             (String = "text/event-stream", example = "id: 2\nevent: job.started\ndata: {\"seq\":2,\"type\":\"job.started\",\"data\":{\"attempt\":1},\"created_at\":\"2026-01-01T00:00:00Z\"}\n\n"),
         )),
         (status = 204, description = "Nothing will follow `Last-Event-ID`: the job has ended. (Streams only.)"),

@@ -14,10 +14,11 @@ use crate::problem::{ForCaller, ForQuery, Problem, Unfinished};
 
 const LIST: &str = "jobs";
 
-#[derive(Debug, Deserialize, IntoParams)]
+type JobPage = Page<Job>;
+
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-#[derive(Default)]
 pub(crate) struct JobsQuery {
     /// Only jobs that stand there.
     #[param(inline)]
@@ -38,7 +39,7 @@ pub(crate) struct JobsQuery {
     security(("api_key" = ["jobs:read"])),
     params(JobsQuery),
     responses(
-        (status = 200, description = "A page of jobs.", body = Page<Job>),
+        (status = 200, description = "A page of jobs.", body = JobPage),
         ForCaller, ForQuery, Unfinished,
     )
 )]
@@ -46,7 +47,7 @@ pub(crate) async fn list(
     State(app): State<App>,
     caller: Caller<JobsRead>,
     Query(query): Query<JobsQuery>,
-) -> Result<Json<Page<Job>>, Problem> {
+) -> Result<Json<JobPage>, Problem> {
     let before = page::after(LIST, query.cursor.as_deref())?;
     let jobs = jobs::list(&app.db, caller.account, query.status, before, query.limit.and_one()).await?;
     Ok(Json(Page::new(LIST, jobs, query.limit, |job| job.id)))

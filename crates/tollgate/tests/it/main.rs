@@ -1,0 +1,3 @@
+//! Every integration test, in one binary: real processes, a real PostgreSQL, the simulated provider.
+
+mod layers;
