@@ -3,7 +3,7 @@
 use tollgate_model::account::AccountId;
 use tollgate_model::job::{Job, JobEvent, JobStatus};
 use tollgate_store as store;
-use tollgate_store::{JobFilter, TenantTx};
+use tollgate_store::TenantTx;
 use uuid::Uuid;
 
 use crate::{Database, Error, Result};
@@ -25,7 +25,7 @@ pub async fn list(
     limit: i64,
 ) -> Result<Vec<Job>> {
     let mut tx = TenantTx::begin(db.pool(), account).await?;
-    let jobs = store::jobs_page(&mut tx, JobFilter { id: None, status, before }, limit).await?;
+    let jobs = store::jobs_page(&mut tx, status, before, limit).await?;
     tx.commit().await?;
     Ok(jobs)
 }

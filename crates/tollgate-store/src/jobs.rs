@@ -264,45 +264,59 @@ impl From<JobRow> for Job {
     }
 }
 
-/// Which jobs a page shows.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct JobFilter {
-    /// This one alone.
-    pub id: Option<Uuid>,
-    /// In this status.
-    pub status: Option<JobStatus>,
-    /// Older than this one.
-    pub before: Option<Uuid>,
+/// A job with its result, by some condition. Each condition is a statement of its own, all of whose terms the index
+/// can use: `$2 IS NULL OR id = $2` would cost a scan of the account's jobs as soon as PostgreSQL chose one plan for
+/// every argument.
+macro_rules! select_jobs {
+    ($condition:literal, $($argument:expr),+ $(,)?) => {
+        sqlx::query_as!(
+            JobRow,
+            r#"SELECT j.id, j.type AS job_type, j.status, j.priority, j.attempts, j.max_attempts, j.created_at,
+                      j.scheduled_at, j.started_at, j.finished_at, j.error_code, j.error_message, j.credits_held,
+                      j.credits_charged, j.metadata, r.text AS "text?", r.provider AS "provider?", r.model AS "model?",
+                      r.latency_ms AS "latency_ms?", r.prompt_tokens AS "prompt_tokens?",
+                      r.completion_tokens AS "completion_tokens?", r.total_tokens AS "total_tokens?"
+               FROM app.jobs j LEFT JOIN app.job_results r ON r.account_id = j.account_id AND r.job_id = j.id
+               WHERE j.account_id = $1 AND "# + $condition,
+            $($argument),+
+        )
+    };
 }
 
-/// The account's jobs, newest first.
-pub async fn jobs_page(tx: &mut TenantTx, filter: JobFilter, limit: i64) -> Result<Vec<Job>> {
-    let rows = sqlx::query_as!(
-        JobRow,
-        r#"SELECT j.id, j.type AS job_type, j.status, j.priority, j.attempts, j.max_attempts, j.created_at,
-                  j.scheduled_at, j.started_at, j.finished_at, j.error_code, j.error_message, j.credits_held,
-                  j.credits_charged, j.metadata, r.text AS "text?", r.provider AS "provider?", r.model AS "model?",
-                  r.latency_ms AS "latency_ms?", r.prompt_tokens AS "prompt_tokens?",
-                  r.completion_tokens AS "completion_tokens?", r.total_tokens AS "total_tokens?"
-           FROM app.jobs j LEFT JOIN app.job_results r ON r.account_id = j.account_id AND r.job_id = j.id
-           WHERE j.account_id = $1 AND ($2::uuid IS NULL OR j.id = $2) AND ($3::text IS NULL OR j.status = $3)
-             AND ($4::uuid IS NULL OR j.id < $4)
-           ORDER BY j.id DESC LIMIT $5"#,
-        tx.account().0,
-        filter.id,
-        filter.status.map(JobStatus::as_str),
-        filter.before,
-        limit,
-    )
-    .fetch_all(tx.conn())
-    .await?;
+/// The account's jobs, newest first: those in `status`, older than `before`.
+pub async fn jobs_page(
+    tx: &mut TenantTx,
+    status: Option<JobStatus>,
+    before: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<Job>> {
+    let account = tx.account().0;
+    let before = before.unwrap_or(Uuid::max());
+    let rows = match status {
+        None => {
+            select_jobs!("j.id < $2 ORDER BY j.id DESC LIMIT $3", account, before, limit)
+                .fetch_all(tx.conn())
+                .await?
+        }
+        Some(status) => {
+            select_jobs!(
+                "j.status = $2 AND j.id < $3 ORDER BY j.id DESC LIMIT $4",
+                account,
+                status.as_str(),
+                before,
+                limit
+            )
+            .fetch_all(tx.conn())
+            .await?
+        }
+    };
     Ok(rows.into_iter().map(Job::from).collect())
 }
 
 /// One job; `None`: the account has no such job.
 pub async fn job_by_id(tx: &mut TenantTx, id: Uuid) -> Result<Option<Job>> {
-    let filter = JobFilter { id: Some(id), ..JobFilter::default() };
-    Ok(jobs_page(tx, filter, 1).await?.pop())
+    let account = tx.account().0;
+    Ok(select_jobs!("j.id = $2", account, id).fetch_optional(tx.conn()).await?.map(Job::from))
 }
 
 /// The job's events after number `seq`, oldest first.

@@ -81,9 +81,9 @@ pub async fn find_key(pool: &PgPool, prefix: &str) -> Result<Vec<KeyCandidate>> 
 pub async fn list_keys(tx: &mut TenantTx, before: Option<Uuid>, limit: i64) -> Result<Vec<KeyInfo>> {
     sqlx::query!(
         "SELECT id, name, prefix, scopes, created_at, revoked_at FROM app.api_keys
-         WHERE account_id = $1 AND ($2::uuid IS NULL OR id < $2) ORDER BY id DESC LIMIT $3",
+         WHERE account_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
         tx.account().0,
-        before,
+        before.unwrap_or(Uuid::max()),
         limit,
     )
     .map(|row| KeyInfo {

@@ -21,8 +21,8 @@ pub use accounts::{balance, insert_account, list_accounts, post_credits};
 pub use connect::{ConnectError, Role, connect, connect_operator};
 pub use dead_letters::{bury, bury_expired, bury_unleased};
 pub use jobs::{
-    JobFilter, StartedJob, events_after, insert_job, insert_result, job_by_id, jobs_page, mark_cancelled,
-    mark_failed, mark_requeued, mark_retrying, mark_running, mark_succeeded,
+    StartedJob, events_after, insert_job, insert_result, job_by_id, jobs_page, mark_cancelled, mark_failed,
+    mark_requeued, mark_retrying, mark_running, mark_succeeded,
 };
 pub use keys::{KeyCandidate, find_key, insert_key, list_keys, revoke_key};
 pub use migrate::{MigrateError, migrate, schema_is_current};

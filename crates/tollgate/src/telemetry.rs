@@ -1,8 +1,10 @@
 //! Logs and metrics.
 
 use std::io::IsTerminal as _;
+use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio_util::task::TaskTracker;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -33,9 +35,19 @@ pub(crate) fn start_logging(config: &Config, service: bool) -> Result<(), Failur
 /// Begins to count. The handle renders what `/metrics` shows.
 pub(crate) fn start_metrics() -> Result<PrometheusHandle, Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::new(format!("cannot start metrics: {error}"));
-    PrometheusBuilder::new()
+    let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &BUCKETS)
         .map_err(|error| failed(&error))?
         .install_recorder()
-        .map_err(|error| failed(&error))
+        .map_err(|error| failed(&error))?;
+    // Histograms collect raw samples until somebody sorts them in; without a scrape that is us.
+    let upkeep = handle.clone();
+    TaskTracker::new().spawn(async move {
+        let mut tick = tokio::time::interval(Duration::from_secs(5));
+        loop {
+            tick.tick().await;
+            upkeep.run_upkeep();
+        }
+    });
+    Ok(handle)
 }
