@@ -7,19 +7,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use argon2::Argon2;
-use argon2::password_hash::PasswordVerifier as _;
-use argon2::password_hash::phc::PasswordHash;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use moka::sync::Cache;
 use sha2::Sha256;
-use tokio::sync::Semaphore;
 use tollgate_model::account::AccountId;
 use tollgate_model::key::{ApiKey, Scope};
 use tollgate_store as store;
 use uuid::Uuid;
 
-use crate::{Database, Error, Result};
+use crate::{Database, Error, Result, hashing};
 
 /// The holder of a verified key.
 #[derive(Debug, Clone)]
@@ -37,7 +33,6 @@ pub struct Caller {
 pub struct Authenticator {
     secret: Arc<[u8; 64]>,
     verified: Cache<[u8; 32], String>,
-    verifications: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Authenticator {
@@ -52,13 +47,10 @@ impl Authenticator {
     /// An authenticator that remembers nothing yet.
     pub fn new() -> Result<Self> {
         let mut secret = [0; 64];
-        getrandom::fill(&mut secret).map_err(|error| Error::Database(store::Error::Io(error.into())))?;
-        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        getrandom::fill(&mut secret).map_err(|error| Error::Internal(error.to_string()))?;
         Ok(Self {
             secret: Arc::new(secret),
             verified: Cache::builder().max_capacity(100_000).time_to_idle(Duration::from_hours(1)).build(),
-            // More at once than there are processors would only slow each other down, and all else with them.
-            verifications: Arc::new(Semaphore::new(cpus)),
         })
     }
 
@@ -66,7 +58,7 @@ impl Authenticator {
     pub async fn authenticate(&self, db: &Database, presented: &str) -> Result<Option<Caller>> {
         let Some(key) = ApiKey::parse(presented) else { return Ok(None) };
         for candidate in store::find_key(db.pool(), key.prefix()).await? {
-            if self.matches(&key, &candidate.secret_hash).await {
+            if self.matches(&key, &candidate.secret_hash).await? {
                 let store::KeyCandidate { account, key_id: key, scopes, .. } = candidate;
                 return Ok(Some(Caller { account, key, scopes }));
             }
@@ -74,18 +66,16 @@ impl Authenticator {
         Ok(None)
     }
 
-    async fn matches(&self, key: &ApiKey, hash: &str) -> bool {
+    async fn matches(&self, key: &ApiKey, hash: &str) -> Result<bool> {
         let fingerprint = self.fingerprint(key);
         if self.verified.get(&fingerprint).is_some_and(|verified| verified == hash) {
-            return true;
+            return Ok(true);
         }
-        let Ok(_permit) = self.verifications.acquire().await else { return false };
-        let (key, owned) = (key.clone(), hash.to_owned());
-        let verified = tokio::task::spawn_blocking(move || verify(&key, &owned)).await.unwrap_or(false);
+        let verified = hashing::verify(key, hash).await?;
         if verified {
             self.verified.insert(fingerprint, hash.to_owned());
         }
-        verified
+        Ok(verified)
     }
 
     fn fingerprint(&self, key: &ApiKey) -> [u8; 32] {
@@ -93,9 +83,4 @@ impl Authenticator {
         mac.update(key.expose().as_bytes());
         mac.finalize().into_bytes().into()
     }
-}
-
-fn verify(key: &ApiKey, hash: &str) -> bool {
-    PasswordHash::new(hash)
-        .is_ok_and(|hash| Argon2::default().verify_password(key.expose().as_bytes(), &hash).is_ok())
 }

@@ -1,5 +1,7 @@
 //! The handle on PostgreSQL that the edges carry.
 
+use std::time::Duration;
+
 use tollgate_store::{ConnectError, PgPool, Role, connect, schema_is_current};
 
 use crate::Result;
@@ -37,9 +39,9 @@ impl Database {
         ((open as usize).saturating_sub(self.pool.num_idle()), open)
     }
 
-    /// Closes every connection.
+    /// Closes every connection; waits for a silent server no longer than a moment.
     pub async fn close(&self) {
-        self.pool.close().await;
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.pool.close()).await;
     }
 
     pub(crate) fn pool(&self) -> &PgPool {

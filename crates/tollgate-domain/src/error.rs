@@ -33,6 +33,9 @@ pub enum Error {
     /// PostgreSQL refused what must not be refused: a defect of ours.
     #[error("the database refused: {0}")]
     Database(#[source] tollgate_store::Error),
+    /// The machine has no random numbers, or a computation broke off.
+    #[error("internal: {0}")]
+    Internal(String),
 }
 
 impl From<tollgate_store::Error> for Error {
@@ -46,18 +49,36 @@ impl Error {
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable(_))
     }
+
+    /// PostgreSQL did not answer in time.
+    pub fn timed_out() -> Self {
+        Self::Unavailable(tollgate_store::Error::Io(std::io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Whether PostgreSQL refused the values themselves (data exception, constraint, limit): the same call with the same
+    /// values will never succeed. Anything else says nothing about them.
+    pub fn is_about_values(&self) -> bool {
+        use tollgate_store::Error as E;
+        match self {
+            Self::Database(E::Encode(_)) => true,
+            Self::Database(E::Database(error)) => error
+                .code()
+                .is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class))),
+            _ => false,
+        }
+    }
 }
 
-/// Connections lost or not to be had, a server starting, stopping or short of resources, and transactions that the
+/// Connections lost or not to be had (a login refused for the moment included), a server starting, stopping or short of resources, and transactions that the
 /// server asks to have repeated.
 fn is_unavailable(error: &tollgate_store::Error) -> bool {
     use tollgate_store::Error as E;
     match error {
         E::Io(_) | E::Tls(_) | E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed | E::Protocol(_) => true,
         E::Database(error) => error.code().is_some_and(|code| {
-            ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
-                || code == "55P03"
-                || code == "25006"
+            ["08", "28", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
+                // Not now: the row is locked, the server only reads, or it ended a transaction that took too long.
+                || ["55P03", "25006", "25P03", "25P04"].contains(&&*code)
         }),
         _ => false,
     }

@@ -1,7 +1,5 @@
 //! API keys: made, listed and revoked. The key itself is returned once and stored nowhere.
 
-use argon2::Argon2;
-use argon2::password_hash::PasswordHasher as _;
 use tollgate_model::account::AccountId;
 use tollgate_model::key::{ApiKey, ENTROPY_LEN, KeyInfo, Scope};
 use tollgate_store as store;
@@ -9,7 +7,7 @@ use tollgate_store::TenantTx;
 use uuid::Uuid;
 
 use crate::ids::new_id;
-use crate::{Database, Error, Result};
+use crate::{Database, Error, Result, hashing};
 
 /// Makes a key of the account. The second value is the only copy of the key there will ever be.
 pub async fn create(
@@ -28,9 +26,9 @@ pub async fn create(
     scopes.sort_unstable();
     scopes.dedup();
     let mut entropy = [0; ENTROPY_LEN];
-    getrandom::fill(&mut entropy).map_err(|error| Error::Database(store::Error::Io(error.into())))?;
+    getrandom::fill(&mut entropy).map_err(|error| Error::Internal(error.to_string()))?;
     let key = ApiKey::from_entropy(&entropy);
-    let hash = hash(key.clone()).await?;
+    let hash = hashing::hash(&key).await?;
     let mut tx = TenantTx::begin(db.pool(), account).await?;
     let inserted = store::insert_key(&mut tx, new_id(), name, key.prefix(), &hash, &scopes).await;
     let info = match inserted {
@@ -41,15 +39,6 @@ pub async fn create(
     };
     tx.commit().await?;
     Ok((info, key))
-}
-
-/// Argon2id takes tens of milliseconds of CPU: not on a thread that serves others.
-async fn hash(key: ApiKey) -> Result<String> {
-    let hashed = tokio::task::spawn_blocking(move || {
-        Argon2::default().hash_password(key.expose().as_bytes()).map(|hash| hash.to_string())
-    });
-    let failed = |what: String| Error::Database(store::Error::Protocol(what));
-    hashed.await.map_err(|panic| failed(panic.to_string()))?.map_err(|error| failed(error.to_string()))
 }
 
 /// The account's keys, newest first, older than `before`.

@@ -10,6 +10,7 @@ pub mod accounts;
 pub mod auth;
 mod database;
 mod error;
+mod hashing;
 pub mod ids;
 pub mod jobs;
 pub mod keys;

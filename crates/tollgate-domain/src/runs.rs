@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tollgate_model::generation::{GenerationOutput, GenerationRequest, ProviderFailure};
 use tollgate_model::job::JobError;
-use tollgate_model::queue::{ClaimedTask, Lease, QueuePolicy};
+use tollgate_model::queue::{ClaimedTask, Lease, QueueName, QueuePolicy};
 use tollgate_model::retry::{AfterFailure, after_failure};
 use tollgate_store as store;
 use tollgate_store::{StartedJob, SystemTx, TenantTx, Tx as _};
@@ -21,8 +21,9 @@ pub struct Run {
     pub task: ClaimedTask,
     /// The job type's name.
     pub job_type: String,
-    /// The call to make.
-    pub request: GenerationRequest,
+    /// The call to make; or why this version cannot read what another one stored. That is a failed attempt like any
+    /// other: it must not keep the jobs claimed with it from running.
+    pub request: Result<GenerationRequest, String>,
 }
 
 /// What a claim brought.
@@ -59,6 +60,7 @@ pub async fn claim(db: &Database, policy: &QueuePolicy, worker: Uuid, limit: usi
         for task in tasks {
             if let Some(at) = started.iter().position(|job| job.id == task.lease.task) {
                 let StartedJob { job_type, request, .. } = started.swap_remove(at);
+                let request = serde_json::from_value(request).map_err(|error| error.to_string());
                 runs.push(Run { task: task.clone(), job_type, request });
             } else {
                 tracing::error!(job_id = %task.lease.task, account_id = %task.lease.account,
@@ -161,13 +163,17 @@ pub async fn settle_failure(
     })
 }
 
-/// Hands a job back unharmed: the attempt does not count. `false`: the lease was lost already.
-pub async fn release(db: &Database, lease: Lease, reason: &str) -> Result<bool> {
+/// Hands a job back unharmed: the attempt does not count, and an idle worker is told of it. `false`: the lease was
+/// lost already.
+pub async fn release(db: &Database, queue: QueueName, lease: Lease, reason: &str) -> Result<bool> {
     let mut tx = TenantTx::begin(db.pool(), lease.account).await?;
     if !store::release(&mut tx, lease).await? {
         return Ok(false);
     }
     store::mark_requeued(&mut tx, &[lease.task], reason).await?;
     tx.commit().await?;
+    if let Err(error) = store::notify_ready(db.pool(), queue).await {
+        tracing::debug!(%error, job_id = %lease.task, "could not wake the workers; their scan finds the task");
+    }
     Ok(true)
 }

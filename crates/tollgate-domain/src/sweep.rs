@@ -1,7 +1,5 @@
 //! The sweep: what no worker would otherwise come back to. Any number of processes may sweep at once.
 
-use std::time::Duration;
-
 use tollgate_model::account::AccountId;
 use tollgate_model::job::{JobError, codes};
 use tollgate_model::queue::MAX_LOST_LEASES;
@@ -17,7 +15,7 @@ const BATCH: i64 = 500;
 /// What a sweep found. All zero where nothing went wrong.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// Workers not heard of for the visibility timeout.
+    /// Workers not heard of for their visibility timeout.
     pub dead_workers: u64,
     /// Their tasks, back in the queue.
     pub requeued: usize,
@@ -28,18 +26,18 @@ pub struct Swept {
 }
 
 /// Gives up dead workers, returns their tasks to the queue, and fails what has expired.
-pub async fn sweep(db: &Database, visibility_timeout: Duration) -> Result<Swept> {
+pub async fn sweep(db: &Database) -> Result<Swept> {
     let mut swept = Swept::default();
-    while take_back(db, visibility_timeout, &mut swept).await? {}
-    while expire(db, &mut swept).await? {}
+    // By turns: a long list of one must not delay the other.
+    while take_back(db, &mut swept).await? | expire(db, &mut swept).await? {}
     Ok(swept)
 }
 
 /// One batch; `true`: there may be more.
-async fn take_back(db: &Database, timeout: Duration, swept: &mut Swept) -> Result<bool> {
+async fn take_back(db: &Database, swept: &mut Swept) -> Result<bool> {
     let mut tx = SystemTx::begin(db.pool()).await?;
     // First the workers: one that wakes up now finds itself gone, before its tasks are.
-    swept.dead_workers += store::remove_dead(&mut tx, timeout).await?;
+    swept.dead_workers += store::remove_dead(&mut tx).await?;
     let mut lost = store::take_back_lost(&mut tx, BATCH).await?;
     let full = i64::try_from(lost.len()) == Ok(BATCH);
     lost.sort_unstable();

@@ -1,5 +1,7 @@
 //! A worker process's standing with the queue: sign in, signs of life, hints, sign out.
 
+use std::time::Duration;
+
 use tollgate_model::queue::Lease;
 use tollgate_store as store;
 use tollgate_store::Wakeups;
@@ -10,10 +12,10 @@ use crate::{Database, Result};
 
 pub use tollgate_store::Signal;
 
-/// Signs in under a fresh id.
-pub async fn register(db: &Database, name: &str) -> Result<Uuid> {
+/// Signs in under a fresh id, to be given up after `timeout` without a sign of life.
+pub async fn register(db: &Database, name: &str, timeout: Duration) -> Result<Uuid> {
     let worker = new_id();
-    store::register(db.pool(), worker, name).await?;
+    store::register(db.pool(), worker, name, timeout).await?;
     Ok(worker)
 }
 

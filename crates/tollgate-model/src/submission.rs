@@ -141,6 +141,12 @@ impl Submission {
         if serde_json::to_string(&metadata).map_or(usize::MAX, |text| text.len()) > MAX_METADATA_BYTES {
             return refuse("metadata", format!("must be at most {MAX_METADATA_BYTES} bytes of JSON"));
         }
+        if metadata.values().any(is_rounded) {
+            return refuse(
+                "metadata",
+                "holds a number too large to be given back unchanged; send it as text",
+            );
+        }
         Ok(AcceptedJob {
             job_type: name.to_owned(),
             priority: within("priority", self.priority, 1, 10)?.unwrap_or(5),
@@ -182,6 +188,19 @@ fn messages(
         return refuse(field, "must hold some text");
     }
     Ok(messages)
+}
+
+/// Whether the value holds a number that may have been rounded when it was read.
+fn is_rounded(value: &Value) -> bool {
+    const EXACT: f64 = 9_007_199_254_740_992.0; // 2^53
+    match value {
+        Value::Number(number) => {
+            number.is_f64() && number.as_f64().is_none_or(|number| number.abs() >= EXACT)
+        }
+        Value::Array(values) => values.iter().any(is_rounded),
+        Value::Object(members) => members.values().any(is_rounded),
+        _ => false,
+    }
 }
 
 /// A whole number between two bounds, in the type that the job keeps it in.
@@ -262,6 +281,7 @@ mod tests {
             (json!({"prompt": "a", "model": ""}), "`model`"),
             (json!({"prompt": "a", "scheduled_at": "2100-01-01T00:00:00Z"}), "`scheduled_at`"),
             (json!({"prompt": "a", "metadata": {"a": "x".repeat(17_000)}}), "`metadata`"),
+            (json!({"prompt": "a", "metadata": {"a": [{"b": 1e300}]}}), "`metadata`"),
             (json!({"prompt": "a", "colour": "red"}), "`colour`"),
             (json!({"messages": [{"role": "user", "content": "a", "x": 1}]}), "`x`"),
             (json!({"messages": [["user", "a"]]}), "expected an object"),

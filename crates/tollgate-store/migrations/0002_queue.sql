@@ -9,7 +9,9 @@ CREATE TABLE queue.workers (
     id           uuid PRIMARY KEY,
     name         text NOT NULL,
     started_at   timestamptz NOT NULL DEFAULT now(),
-    heartbeat_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    heartbeat_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- Its own: processes that are configured otherwise must not give it up by theirs.
+    visibility_timeout interval NOT NULL
 );
 
 -- Fencing tokens: monotonic, never reused.

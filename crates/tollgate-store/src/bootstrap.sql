@@ -12,4 +12,9 @@ BEGIN
         EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), name);
     END LOOP;
     EXECUTE format('GRANT CREATE ON DATABASE %I TO app_migrator', current_database());
+    -- A superuser may become any role. Who may only create roles must be a member (from 16 on, one that may SET it).
+    IF NOT pg_has_role(current_user, 'app_migrator',
+                       CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END) THEN
+        EXECUTE format('GRANT app_migrator TO %I', current_user);
+    END IF;
 END $$;

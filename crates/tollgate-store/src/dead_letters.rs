@@ -49,7 +49,7 @@ pub async fn bury_expired(
     sqlx::query!(
         r#"WITH gone AS (
                DELETE FROM queue.tasks WHERE ctid = ANY (ARRAY(
-                   SELECT ctid FROM queue.tasks WHERE state <> 'running' AND expires_at <= clock_timestamp()
+                   SELECT ctid FROM queue.tasks WHERE state <> 'running' AND expires_at <= statement_timestamp()
                    ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED))
                RETURNING *)
            INSERT INTO queue.dead_letters

@@ -6,7 +6,7 @@
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::types::Json;
-use tollgate_model::generation::{GenerationOutput, GenerationRequest, Usage};
+use tollgate_model::generation::{GenerationOutput, Usage};
 use tollgate_model::job::{Job, JobCredits, JobError, JobEvent, JobEventKind, JobOutput, JobStatus};
 use tollgate_model::queue::ClaimedTask;
 use tollgate_model::submission::AcceptedJob;
@@ -44,8 +44,8 @@ pub struct StartedJob {
     pub id: Uuid,
     /// The job type's name.
     pub job_type: String,
-    /// The call to make.
-    pub request: GenerationRequest,
+    /// The call to make, as it was stored; a newer version may have stored what this one cannot read.
+    pub request: Value,
 }
 
 /// The transaction's account's jobs among `tasks` are running now.
@@ -64,13 +64,13 @@ pub async fn mark_running(tx: &mut TenantTx, tasks: &[ClaimedTask]) -> Result<Ve
                INSERT INTO app.job_events (account_id, job_id, seq, type, data)
                SELECT $1, id, last_event, $4, jsonb_build_object('attempt', attempts) FROM started
            )
-           SELECT id, type, request AS "request: Json<GenerationRequest>" FROM started"#,
+           SELECT id, type, request FROM started"#,
         tx.account().0,
         &ids,
         &attempts,
         JobEventKind::Started.as_str(),
     )
-    .map(|row| StartedJob { id: row.id, job_type: row.r#type, request: row.request.0 })
+    .map(|row| StartedJob { id: row.id, job_type: row.r#type, request: row.request })
     .fetch_all(tx.conn())
     .await
 }

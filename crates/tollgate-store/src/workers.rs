@@ -10,9 +10,17 @@ use uuid::Uuid;
 use crate::tasks::interval;
 use crate::{Result, SystemTx};
 
-/// Signs a worker in. Its id is fresh each boot: a host name would let a restarted process inherit dead leases.
-pub async fn register(pool: &PgPool, worker: Uuid, name: &str) -> Result<()> {
-    sqlx::query!("INSERT INTO queue.workers (id, name) VALUES ($1, $2)", worker, name).execute(pool).await?;
+/// Signs a worker in, to be given up after `timeout` without a heartbeat. Its id is fresh each boot: a host name would
+/// let a restarted process inherit dead leases.
+pub async fn register(pool: &PgPool, worker: Uuid, name: &str, timeout: Duration) -> Result<()> {
+    sqlx::query!(
+        "INSERT INTO queue.workers (id, name, visibility_timeout) VALUES ($1, $2, $3)",
+        worker,
+        name,
+        interval(timeout)
+    )
+    .execute(pool)
+    .await?;
     Ok(())
 }
 
@@ -42,11 +50,13 @@ pub async fn deregister(pool: &PgPool, worker: Uuid) -> Result<()> {
     Ok(())
 }
 
-/// Gives up workers that have not been heard of for `timeout`. One that is only late finds its row gone.
-pub async fn remove_dead(tx: &mut SystemTx, timeout: Duration) -> Result<u64> {
+/// Gives up workers that have not been heard of for as long as each of them allowed. One that is only late finds its row
+/// gone. A row that is just being touched is passed over: its worker lives, or another sweep has it.
+pub async fn remove_dead(tx: &mut SystemTx) -> Result<u64> {
     let done = sqlx::query!(
-        "DELETE FROM queue.workers WHERE heartbeat_at < clock_timestamp() - $1::interval",
-        interval(timeout)
+        "DELETE FROM queue.workers WHERE id = ANY (ARRAY(
+             SELECT id FROM queue.workers WHERE heartbeat_at + visibility_timeout < clock_timestamp()
+             ORDER BY id FOR UPDATE SKIP LOCKED))"
     )
     .execute(tx.conn())
     .await?;

@@ -2,10 +2,19 @@
 
 use std::time::Duration;
 
-use tollgate_domain::Error;
+use tollgate_domain::{Error, Result};
 
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
+
+/// The longest that one transaction may take. PostgreSQL's own limits end it earlier; this one is for a server that
+/// says nothing any more.
+const DEADLINE: Duration = Duration::from_secs(40);
+
+/// Asks the database, but not for ever.
+pub(crate) async fn in_time<T>(ask: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(DEADLINE, ask).await.unwrap_or_else(|_| Err(Error::timed_out()))
+}
 
 /// One loop's view of whether the database answers.
 #[derive(Debug)]

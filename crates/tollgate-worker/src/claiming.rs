@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tollgate_domain::runs;
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, in_time};
 use crate::{Worker, running};
 
 /// Claims until `shutdown`. Runs go to `tracker`.
@@ -17,9 +17,10 @@ pub(crate) async fn claim(worker: &Arc<Worker>, tracker: &TaskTracker, shutdown:
     let mut database = Backoff::new("claiming");
     loop {
         let Some(free) = shutdown.run_until_cancelled(free_slots(&slots)).await else { return };
-        // Not cut short by the shutdown: a claim that commits without us would leave its tasks leased to nobody.
+        // Not cut short by the shutdown: a claim that commits without us would leave its tasks leased to nobody, until
+        // the heartbeat finds them or we sign out.
         let id = *worker.id.borrow();
-        let claim = match runs::claim(&worker.db, &worker.config.policy, id, free.len()).await {
+        let claim = match in_time(runs::claim(&worker.db, &worker.config.policy, id, free.len())).await {
             Ok(claim) => claim,
             Err(error) => {
                 drop(free);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tollgate_domain::{Result, runs, workers};
 
 use crate::Worker;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, in_time};
 
 /// Beats until it is dropped.
 pub(crate) async fn beat(worker: Arc<Worker>) {
@@ -17,7 +17,7 @@ pub(crate) async fn beat(worker: Arc<Worker>) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        match once(&worker, &mut strangers).await {
+        match in_time(once(&worker, &mut strangers)).await {
             Ok(()) => database.succeeded(),
             Err(error) => database.failed(&error).await,
         }
@@ -31,7 +31,9 @@ async fn once(worker: &Worker, strangers: &mut HashSet<i64>) -> Result<()> {
     let Some(leases) = workers::heartbeat(&worker.db, id).await? else {
         tracing::warn!(worker = %id, "given up by the others: too long without a heartbeat; signing in anew");
         worker.held.lose_all();
-        worker.id.send_replace(workers::register(&worker.db, &worker.config.name).await?);
+        let new =
+            workers::register(&worker.db, &worker.config.name, worker.config.visibility_timeout).await?;
+        worker.id.send_replace(new);
         worker.ready.notify_one();
         return Ok(());
     };
@@ -43,7 +45,8 @@ async fn once(worker: &Worker, strangers: &mut HashSet<i64>) -> Result<()> {
     // connection. Seen twice in a row, it is not one that was just taken.
     let unknown: Vec<_> = leases.into_iter().filter(|lease| !worker.held.contains(lease.token)).collect();
     for lease in unknown.iter().filter(|lease| strangers.contains(&lease.token)) {
-        if runs::release(&worker.db, *lease, "claim was lost with its connection").await? {
+        let queue = worker.config.policy.name;
+        if runs::release(&worker.db, queue, *lease, "claim was lost with its connection").await? {
             tracing::warn!(job_id = %lease.task, "a lease that was in nobody's hands went back to the queue");
         }
     }

@@ -20,12 +20,15 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tollgate_domain::{Database, Result, workers};
+use tollgate_domain::{Database, Error, Result, workers};
 use tollgate_model::queue::QueuePolicy;
 use tollgate_outbound::Provider;
 use uuid::Uuid;
 
 use crate::held::Held;
+
+/// What the last statements of a process may take.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// How a worker behaves.
 #[derive(Debug, Clone)]
@@ -60,7 +63,7 @@ pub struct Worker {
 impl Worker {
     /// Signs a worker in.
     pub async fn start(db: Database, provider: Arc<dyn Provider>, config: WorkerConfig) -> Result<Self> {
-        let id = workers::register(&db, &config.name).await?;
+        let id = workers::register(&db, &config.name, config.visibility_timeout).await?;
         Ok(Self {
             db,
             provider,
@@ -84,14 +87,21 @@ impl Worker {
         beside.spawn(stop.clone().run_until_cancelled_owned(hints::listen(worker.clone())));
 
         let runs = TaskTracker::new();
-        claiming::claim(&worker, &runs, &shutdown).await;
+        let claiming = claiming::claim(&worker, &runs, &shutdown);
+        tokio::pin!(claiming);
+        tokio::select! {
+            () = &mut claiming => {}
+            // A claim that is under way may end; a database that says nothing must not keep us.
+            () = async { shutdown.cancelled().await; tokio::time::sleep(worker.config.drain).await } => {}
+        }
         worker.drain(&runs).await;
 
         stop.cancel();
         beside.close();
         beside.wait().await;
         let id = *worker.id.borrow();
-        if let Err(error) = workers::deregister(&worker.db, id).await {
+        let signed_out = tokio::time::timeout(LAST_WORDS, workers::deregister(&worker.db, id)).await;
+        if let Err(error) = signed_out.unwrap_or_else(|_| Err(Error::timed_out())) {
             tracing::warn!(%error, "could not sign out; the sweep of another worker will");
         }
     }
@@ -105,7 +115,7 @@ impl Worker {
             tracing::info!(running = runs.len(), "the drain is over; handing back what is left");
             self.hand_back.cancel();
             // What cannot even be handed back is taken back by the sweep of another worker.
-            if tokio::time::timeout(Duration::from_secs(5), runs.wait()).await.is_err() {
+            if tokio::time::timeout(LAST_WORDS, runs.wait()).await.is_err() {
                 tracing::warn!(
                     running = runs.len(),
                     "left with jobs in hand; they run again after the visibility timeout"

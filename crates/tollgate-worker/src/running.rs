@@ -12,7 +12,7 @@ use tollgate_model::generation::{Decision, FailureKind, GenerationOutput, Provid
 use tracing::Instrument as _;
 
 use crate::Worker;
-use crate::backoff::{Backoff, jitter};
+use crate::backoff::{Backoff, in_time, jitter};
 use crate::held::HeldLease;
 
 /// How the call ended.
@@ -28,7 +28,7 @@ pub(crate) async fn run(worker: Arc<Worker>, run: Run, _slot: OwnedSemaphorePerm
     let lease = run.task.lease;
     let span = tracing::info_span!("run", job_id = %lease.task, account_id = %lease.account,
         queue = worker.config.policy.name.as_str(), attempt = run.task.attempt,
-        provider = worker.provider.name(), model = %run.request.model);
+        provider = worker.provider.name(), model = run.request.as_ref().map_or("", |request| &request.model));
     let held = worker.held.take(lease);
     let queue = worker.config.policy.name.as_str();
     metrics::gauge!("tollgate_tasks_in_flight", "queue" => queue).increment(1);
@@ -49,7 +49,12 @@ async fn call_and_settle(worker: &Worker, run: Run, held: &HeldLease<'_>) {
     let status = match &outcome {
         Outcome::Answer(answer) => {
             observe(worker, answer, began);
-            settle(worker, &run, answer, held).await.map(Settled::as_str)
+            let settled = settle(worker, &run, answer, held).await;
+            if matches!(settled, Some(Settled::Retrying(_))) {
+                // The claiming loop may be asleep, and knows nothing of the time at which this is due.
+                worker.ready.notify_one();
+            }
+            settled.map(Settled::as_str)
         }
         Outcome::LeaseLost => Some(Settled::LeaseLost.as_str()),
         Outcome::HandBack => hand_back(worker, &run).await,
@@ -72,7 +77,12 @@ async fn call_and_settle(worker: &Worker, run: Run, held: &HeldLease<'_>) {
 
 /// A defect in an adapter must not leave the job leased to a task that is no more.
 async fn call(worker: &Worker, run: &Run) -> Result<GenerationOutput, ProviderFailure> {
-    AssertUnwindSafe(worker.provider.generate(&run.request)).catch_unwind().await.unwrap_or_else(|_| {
+    let request = run.request.as_ref().map_err(|problem| ProviderFailure {
+        kind: FailureKind::ServerError,
+        decision: Decision::Retry,
+        message: format!("this worker's version cannot read the job: {problem}"),
+    })?;
+    AssertUnwindSafe(worker.provider.generate(request)).catch_unwind().await.unwrap_or_else(|_| {
         Err(ProviderFailure {
             kind: FailureKind::ServerError,
             decision: Decision::Retry,
@@ -104,23 +114,22 @@ async fn settle(
     loop {
         let answer = refused.as_ref().unwrap_or(answer);
         let settled = match answer {
-            Ok(output) => runs::settle_success(&worker.db, run.task.lease, output).await,
+            Ok(output) => in_time(runs::settle_success(&worker.db, run.task.lease, output)).await,
             Err(failure) => {
-                runs::settle_failure(&worker.db, &worker.config.policy, &run.task, failure, jitter()).await
+                let policy = &worker.config.policy;
+                in_time(runs::settle_failure(&worker.db, policy, &run.task, failure, jitter())).await
             }
         };
         match settled {
             Ok(settled) => return Some(settled),
-            Err(error) if error.is_unavailable() => tokio::select! {
+            Err(error) if error.is_about_values() && answer.is_ok() => {
+                refused = Some(Err(not_storable(&error)))
+            }
+            Err(error) => tokio::select! {
                 () = database.failed(&error) => {}
                 () = held.lost() => return Some(Settled::LeaseLost),
                 () = worker.hand_back.cancelled() => return None,
             },
-            Err(error) if answer.is_ok() => refused = Some(Err(not_storable(&error))),
-            Err(error) => {
-                tracing::error!(%error, "could not settle; the job runs again");
-                return None;
-            }
         }
     }
 }
@@ -136,7 +145,7 @@ fn not_storable(error: &Error) -> ProviderFailure {
 }
 
 async fn hand_back(worker: &Worker, run: &Run) -> Option<&'static str> {
-    match runs::release(&worker.db, run.task.lease, "shutdown").await {
+    match in_time(runs::release(&worker.db, worker.config.policy.name, run.task.lease, "shutdown")).await {
         Ok(true) => Some("handed_back"),
         Ok(false) => Some(Settled::LeaseLost.as_str()),
         Err(error) => {

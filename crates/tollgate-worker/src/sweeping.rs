@@ -13,7 +13,7 @@ pub(crate) async fn sweep(worker: Arc<Worker>) {
     loop {
         let pause = (worker.config.visibility_timeout / 3).mul_f64(0.5 + jitter());
         tokio::time::sleep(pause).await;
-        match sweep::sweep(&worker.db, worker.config.visibility_timeout).await {
+        match sweep::sweep(&worker.db).await {
             Ok(swept) => {
                 database.succeeded();
                 report(swept);

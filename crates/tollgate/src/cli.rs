@@ -57,7 +57,7 @@ impl Command {
 pub(crate) async fn run(cli: Cli, config: crate::config::Config) -> Result<(), crate::output::Failure> {
     let json = cli.json;
     match cli.command {
-        Command::Dev(args) => dev::run(args, config, json).await,
+        Command::Dev(args) => Box::pin(dev::run(args, config, json)).await,
         Command::Demo(args) => demo::run(args, config, json).await,
         Command::Migrate => migrate::run(&config, json).await,
         Command::Api(args) => api::run(args, config, json).await,

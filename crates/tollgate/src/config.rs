@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use config::{File, FileFormat};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 use tollgate_model::job_type::{JobType, JobTypes};
@@ -48,7 +48,7 @@ pub(crate) struct Config {
     pub http_timeout: Duration,
     pub max_body_bytes: usize,
     pub max_event_streams: usize,
-    pub log_level: String,
+    pub log_level: Option<String>,
     pub log_format: LogFormat,
     pub tollgate_data_dir: Option<PathBuf>,
     pub tollgate_url: Option<String>,
@@ -150,10 +150,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
     set("HTTP_TIMEOUT", "15s", "Deadline for answering one API request."),
     set("MAX_BODY_BYTES", "1048576", "The largest request body."),
     set("MAX_EVENT_STREAMS", "256", "Live event streams that one API process serves at a time."),
-    set(
+    unset(
         "LOG_LEVEL",
-        "info",
-        "`error`, `warn`, `info`, `debug` or `trace`, or a filter such as `info,tollgate_worker=debug`.",
+        "`error`, `warn`, `info`, `debug` or `trace`, or a filter such as `info,tollgate_worker=debug`. Unset: `info`, and `warn` for `demo`, whose progress it would bury.",
     ),
     set(
         "LOG_FORMAT",
@@ -224,6 +223,16 @@ impl Config {
                 return Err(ConfigError(format!("`{name}` must be at least 1")));
             }
         }
+        if let Some(url) = &self.database_url {
+            // Not to be quoted: it holds a password.
+            let url = url::Url::parse(url.expose_secret()).ok();
+            if !url.is_some_and(|url| ["postgres", "postgresql"].contains(&url.scheme())) {
+                return Err(ConfigError(
+                    "`database_url` is not a PostgreSQL URL: postgres://user:password@host:port/database"
+                        .into(),
+                ));
+            }
+        }
         if self.visibility_timeout < Duration::from_millis(600) {
             return Err(ConfigError("`visibility_timeout` must be at least 600ms".into()));
         }
@@ -234,6 +243,11 @@ impl Config {
             return Err(ConfigError("`request_timeout_ms` must be between 100 and 600000".into()));
         }
         self.submission_rules().map(drop)
+    }
+
+    /// Whether `dev` and `demo` make answers up.
+    pub(crate) fn uses_simulator(&self) -> bool {
+        self.openai_api_key.is_none() && self.openai_base_url.is_none()
     }
 
     /// What submissions are measured against.
@@ -326,11 +340,14 @@ mod tests {
             ("", &[("Q_GEN_CREATE_CONCURRENCY", "0")], "q_gen_create_concurrency"),
             ("", &[("GENERATION_JOB_TTL", "soon")], "soon"),
             ("", &[("LISTEN", "here")], "listen"),
+            ("", &[("DATABASE_URL", "mysql://user:hidden@host/db")], "database_url"),
+            ("", &[("DATABASE_URL", "somewhere")], "database_url"),
             ("[job_types.x]\ntemperature = 9.0", &[], "`x`"),
             ("[job_types.x]\ntemprature = 1.0", &[], "temprature"),
         ] {
             let error = read(file, environment).unwrap_err();
             assert!(error.contains(named), "{file} {environment:?}: {error}");
+            assert!(!error.contains("hidden"), "{error}");
         }
     }
 

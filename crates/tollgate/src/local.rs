@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -17,6 +18,7 @@ use tollgate_model::account::AccountId;
 use tollgate_model::key::Scope;
 use tollgate_sim::{Behaviour, Sim};
 
+use crate::commands::api::{cannot_listen, listen};
 use crate::config::Config;
 use crate::node::{self, Mode, secret};
 use crate::output::Failure;
@@ -64,8 +66,10 @@ impl Access {
 /// Where `dev` keeps its data.
 pub(crate) fn data_dir(config: &Config, asked: Option<PathBuf>) -> PathBuf {
     asked.or_else(|| config.tollgate_data_dir.clone()).unwrap_or_else(|| {
-        let home = std::env::var_os("HOME").map(PathBuf::from);
-        let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
+        // Relative or empty counts as unset: it would be another directory wherever the command is run.
+        let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let home = variable("HOME");
+        let data = variable("XDG_DATA_HOME");
         match data.or_else(|| home.as_ref().map(|home| home.join(".local/share"))) {
             // The server's user can reach nothing beneath root's home.
             Some(_) if home.as_deref() == Some(Path::new("/root")) => "/var/lib/tollgate/dev".into(),
@@ -80,60 +84,96 @@ pub(crate) struct Local {
     pub access: Access,
     /// Nothing real is generated.
     pub simulated: bool,
-    parts: TaskTracker,
-    stop: CancellationToken,
-    failed: CancellationToken,
-    server: Option<Server>,
+    parts: Parts,
 }
 
 impl Local {
-    /// Starts everything. `listen`: an address that was asked for, and that it must be.
+    /// Starts everything. `data_dir`: `None` for data that nobody keeps. `listen`: an address that was asked for, and
+    /// that it must be. `None`: it was told to end before it was up, and has left nothing behind.
     pub(crate) async fn start(
-        mut config: Config,
-        data_dir: &Path,
+        config: Config,
+        data_dir: Option<&Path>,
         listen: Option<SocketAddr>,
-    ) -> Result<Self, Failure> {
+        shutdown: &CancellationToken,
+    ) -> Result<Option<Self>, Failure> {
         let metrics = telemetry::start_metrics()?;
         let listener = bind(listen, config.listen).await?;
-        std::fs::create_dir_all(data_dir).map_err(|error| {
-            Failure::new(format!("cannot create the data directory {}: {error}", data_dir.display()))
-        })?;
+        // Not to be interrupted: what is half made would stay.
         let (server, database_url) = database(&config, data_dir).await?;
+        let parts = Parts { server, ..Parts::default() };
+        let up = parts.bring_up(config, data_dir, database_url, listener, metrics);
+        let failure = match shutdown.run_until_cancelled(up).await {
+            Some(Ok((access, simulated))) => return Ok(Some(Self { access, simulated, parts })),
+            Some(Err(failure)) => Some(failure),
+            None => None,
+        };
+        let stopped = parts.stop().await;
+        failure.map_or(stopped.map(|()| None), Err)
+    }
+
+    /// Returns when a part has failed.
+    pub(crate) async fn failure(&self) -> Failure {
+        self.parts.failed.cancelled().await;
+        Failure::new("a part has failed; the message above says which")
+    }
+
+    /// Stops everything in order: requests and runs, provider, database.
+    pub(crate) async fn stop(self) -> Result<(), Failure> {
+        self.parts.stop().await
+    }
+}
+
+/// What runs, and what is to be stopped.
+#[derive(Default)]
+struct Parts {
+    /// API and worker.
+    roles: TaskTracker,
+    stop_roles: CancellationToken,
+    /// One of the roles has.
+    failed: CancellationToken,
+    provider: TaskTracker,
+    stop_provider: CancellationToken,
+    server: Option<Server>,
+}
+
+impl Parts {
+    async fn bring_up(
+        &self,
+        mut config: Config,
+        data_dir: Option<&Path>,
+        database_url: String,
+        listener: TcpListener,
+        metrics: PrometheusHandle,
+    ) -> Result<(Access, bool), Failure> {
         migrate(&database_url).await?;
         config.database_url = Some(secret(database_url.clone()));
         config.shutdown_grace = config.shutdown_grace.min(GRACE);
-
-        let stop = CancellationToken::new();
-        let parts = TaskTracker::new();
-        let simulated = config.openai_api_key.is_none() && config.openai_base_url.is_none();
+        let simulated = config.uses_simulator();
         if simulated {
             let sim = simulator().await?;
             config.openai_base_url =
                 Some(sim.base_url().parse().map_err(|_| Failure::new("no simulator URL"))?);
             config.openai_api_key = Some(secret("simulated"));
-            parts.spawn(sim.run(stop.clone()));
+            self.provider.spawn(sim.run(self.stop_provider.clone()));
         }
-
         let url = format!("http://{}", listener.local_addr()?);
-        let access = access(&database_url, data_dir, url).await?;
-        let local = Self { access, simulated, parts, stop, failed: CancellationToken::new(), server };
-        local.spawn("API", {
-            let (config, stop) = (config.clone(), local.stop.clone());
+        let access = access(database_url, data_dir, url).await?;
+        self.spawn("API", {
+            let (config, stop) = (config.clone(), self.stop_roles.clone());
             async move { node::serve_api(&config, Mode::Dev, listener, metrics, stop, || Ok(())).await }
         });
-        local.spawn("worker", {
-            let stop = local.stop.clone();
+        self.spawn("worker", {
+            let stop = self.stop_roles.clone();
             async move { node::run_worker(&config, Mode::Dev, None, stop, || Ok(())).await }
         });
-        local.parts.close();
-        local.wait_until_ready().await?;
-        Ok(local)
+        self.wait_until_ready(&access).await?;
+        Ok((access, simulated))
     }
 
-    /// If one part ends in an error, all of it does.
+    /// If one role ends in an error, all of it does.
     fn spawn(&self, part: &'static str, work: impl Future<Output = Result<(), Failure>> + Send + 'static) {
         let failed = self.failed.clone();
-        self.parts.spawn(async move {
+        self.roles.spawn(async move {
             if let Err(failure) = work.await {
                 failure.report();
                 tracing::error!(part, "failed");
@@ -142,10 +182,9 @@ impl Local {
         });
     }
 
-    /// Ready is what `/readyz` says over the network, not what we believe.
-    async fn wait_until_ready(&self) -> Result<(), Failure> {
-        let client =
-            tollgate_outbound::TollgateClient::new(&self.access.url, secret(self.access.api_key.clone()))?;
+    /// Ready is what the API says over the network, to this key, not what we believe.
+    async fn wait_until_ready(&self, access: &Access) -> Result<(), Failure> {
+        let client = tollgate_outbound::TollgateClient::new(&access.url, secret(access.api_key.clone()))?;
         let ready = async {
             while client.jobs(None, 1, None).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -159,42 +198,51 @@ impl Local {
         }
     }
 
-    /// Returns when a part has failed.
-    pub(crate) async fn failure(&self) -> Failure {
-        self.failed.cancelled().await;
-        Failure::new("a part has failed; the message above says which")
-    }
-
-    /// Stops everything in order: requests, runs, provider, database.
-    pub(crate) async fn stop(self) -> Result<(), Failure> {
-        self.stop.cancel();
-        self.parts.wait().await;
-        if let Some(server) = self.server {
-            blocking(move || server.stop()).await?;
+    /// The provider goes after the runs that wait for it, the database after all.
+    async fn stop(self) -> Result<(), Failure> {
+        for (parts, stop) in [(self.roles, self.stop_roles), (self.provider, self.stop_provider)] {
+            stop.cancel();
+            parts.close();
+            parts.wait().await;
         }
-        Ok(())
+        match self.server {
+            Some(server) => blocking(move || server.stop()).await,
+            None => Ok(()),
+        }
     }
 }
 
 /// The address that was asked for, or the usual one, or, where that is taken, any.
 async fn bind(asked: Option<SocketAddr>, usual: SocketAddr) -> Result<TcpListener, Failure> {
-    let address = asked.unwrap_or(usual);
-    match TcpListener::bind(address).await {
-        Err(error) if asked.is_none() && error.kind() == std::io::ErrorKind::AddrInUse => {
-            tracing::warn!(%address, "in use; taking another port");
-            Ok(TcpListener::bind(SocketAddr::new(address.ip(), 0)).await?)
+    if let Some(address) = asked {
+        return listen(address).await;
+    }
+    match TcpListener::bind(usual).await {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            tracing::warn!("{usual} is in use; taking another port");
+            listen(SocketAddr::new(usual.ip(), 0)).await
         }
-        other => other.map_err(|error| Failure::new(format!("cannot listen on {address}: {error}"))),
+        other => other.map_err(|error| cannot_listen(usual, &error)),
     }
 }
 
 /// The configured database, or a private one.
-async fn database(config: &Config, data_dir: &Path) -> Result<(Option<Server>, String), Failure> {
+async fn database(config: &Config, data_dir: Option<&Path>) -> Result<(Option<Server>, String), Failure> {
     if let Some(url) = &config.database_url {
+        // Otherwise it is made, with the mode it needs, for PostgreSQL.
+        if let Some(data_dir) = data_dir {
+            std::fs::create_dir_all(data_dir).map_err(|error| {
+                Failure::new(format!(
+                    "cannot create the data directory {}: {error}; choose another with --data-dir",
+                    data_dir.display()
+                ))
+            })?;
+        }
         return Ok((None, url.expose_secret().to_owned()));
     }
-    let options = Options::new(data_dir);
-    let server = blocking(move || Server::start(options)).await?;
+    let options = data_dir.map(Options::new);
+    let start = move || options.map_or_else(|| Server::start_scratch(Vec::new()), Server::start);
+    let server = blocking(start).await?;
     let url = server.url("postgres");
     Ok((Some(server), url))
 }
@@ -214,25 +262,21 @@ async fn simulator() -> Result<Sim, Failure> {
 }
 
 /// The account and key of the last start, if the key still works; else new ones.
-async fn access(database_url: &str, data_dir: &Path, url: String) -> Result<Access, Failure> {
-    let mut access = match Access::read(data_dir) {
-        Some(access) if works(database_url, &access.api_key).await? => access,
+async fn access(database_url: String, data_dir: Option<&Path>, url: String) -> Result<Access, Failure> {
+    let (account_id, api_key) = match data_dir.and_then(Access::read) {
+        Some(last) if works(&database_url, &last.api_key).await? => (last.account_id, last.api_key),
         _ => {
-            let db = Database::connect(database_url, Role::Operator, 1, false).await?;
+            let db = Database::connect(&database_url, Role::Operator, 1, false).await?;
             let account_id = accounts::create(&db, "dev", CREDITS).await?;
             let (_, key) = keys::create(&db, account_id, "tollgate dev", &Scope::ALL).await?;
             db.close().await;
-            Access {
-                url: String::new(),
-                database_url: String::new(),
-                account_id,
-                api_key: key.expose().to_owned(),
-            }
+            (account_id, key.expose().to_owned())
         }
     };
-    access.url = url;
-    database_url.clone_into(&mut access.database_url);
-    access.write(data_dir)?;
+    let access = Access { url, database_url, account_id, api_key };
+    if let Some(data_dir) = data_dir {
+        access.write(data_dir)?;
+    }
     Ok(access)
 }
 

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     let cli = cli::Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
     let run = || {
         let config = config::Config::load()?;
-        telemetry::start_logging(&config, cli.command.is_service())?;
+        telemetry::start_logging(&config, &cli.command)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let result = runtime.block_on(cli::run(cli, config));
         // A name lookup or a password hash under way must not hold up the end.

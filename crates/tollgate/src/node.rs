@@ -52,13 +52,16 @@ pub(crate) fn provider(config: &Config) -> Result<Arc<dyn Provider>, Failure> {
     if api_key.is_none() {
         tracing::warn!("OPENAI_API_KEY is not set: generation jobs will fail with SERVER_ERROR");
     }
-    tracing::info!(base_url = %base_url, "provider");
-    Ok(Arc::new(OpenAi::new(OpenAiConfig {
+    let host = base_url.host_str().unwrap_or_default().to_owned();
+    let provider = OpenAi::new(OpenAiConfig {
         base_url,
         api_key,
         connect_timeout: config.provider_connect_timeout,
         max_response_bytes: config.provider_max_response_bytes,
-    })?))
+    })?;
+    // The host alone: a URL may hold secrets.
+    tracing::info!(%host, "provider");
+    Ok(Arc::new(provider))
 }
 
 /// Serves the API until `shutdown`; `ready` is called when it can.

@@ -45,15 +45,28 @@ failure_from!(
     tollgate_devdb::Error,
     tollgate_domain::ConnectError,
     tollgate_domain::MigrateError,
-    tollgate_outbound::ApiError,
     tollgate_outbound::ClientError,
 );
+
+impl From<tollgate_outbound::ApiError> for Failure {
+    fn from(error: tollgate_outbound::ApiError) -> Self {
+        use tollgate_outbound::ApiError as E;
+        match error {
+            E::Url { .. } | E::Refused { status: 400, .. } => Self::misuse(error.to_string()),
+            other => Self::new(other.to_string()),
+        }
+    }
+}
 
 impl From<tollgate_domain::Error> for Failure {
     fn from(error: tollgate_domain::Error) -> Self {
         use tollgate_domain::Error as E;
         match error {
             E::Invalid { .. } | E::Submission(_) => Self::misuse(error.to_string()),
+            E::NotFound("account") => Self::new("no such account; `tollgate account list` shows them all"),
+            E::NotFound("API key") => {
+                Self::new("the account has no such key; `tollgate key list` shows all it has")
+            }
             other => Self::new(other.to_string()),
         }
     }

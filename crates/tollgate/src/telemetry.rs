@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
+use crate::cli::Command;
 use crate::config::{Config, LogFormat};
 use crate::output::Failure;
 
@@ -15,11 +16,17 @@ use crate::output::Failure;
 const BUCKETS: [f64; 16] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0];
 
-/// Begins to log to stderr. `service`: a long-running role, whose log is read by machines.
-pub(crate) fn start_logging(config: &Config, service: bool) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&config.log_level)
-        .map_err(|error| Failure::misuse(format!("LOG_LEVEL is no log level or filter: {error}")))?;
-    let json = config.log_format == LogFormat::Json || (service && config.log_format == LogFormat::Auto);
+/// Begins to log to stderr, as this command should.
+pub(crate) fn start_logging(config: &Config, command: &Command) -> Result<(), Failure> {
+    let usual = if matches!(command, Command::Demo(_)) { "warn" } else { "info" };
+    let filter = EnvFilter::try_new(config.log_level.as_deref().unwrap_or(usual))
+        .map_err(|error| Failure::misuse(format!("LOG_LEVEL is no log level or filter: {error}")))?
+        // sqlx quotes what it does not understand of DATABASE_URL, secrets and all.
+        .add_directive("sqlx_postgres::options::parse=off".parse().map_err(|_| Failure::new("log filter"))?);
+    let json = match config.log_format {
+        LogFormat::Auto => command.is_service(),
+        format => format == LogFormat::Json,
+    };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_span_events(FmtSpan::NONE)

@@ -14,7 +14,7 @@ impl From<Error> for Problem {
                 tracing::warn!(%error, "refused for now");
                 Self::new(Code::Unavailable, "the database is not available at the moment; try again")
             }
-            Error::Database(_) => {
+            Error::Database(_) | Error::Internal(_) => {
                 tracing::error!(%error, "a request failed");
                 Self::internal()
             }

@@ -46,6 +46,9 @@ pub(crate) async fn run(command: Command, config: &Config, json: bool) -> Result
         Command::List => {
             let accounts = accounts::list(&db).await?;
             print(json, &json!({ "data": accounts }), || {
+                if accounts.is_empty() {
+                    return "no accounts; `tollgate account create` opens one".into();
+                }
                 let row = |account: &tollgate_model::account::Account| {
                     format!("{}  {:>12} credits  {}", account.account_id, account.credits, account.name)
                 };

@@ -34,7 +34,9 @@ pub(crate) fn announce(json: bool, role: &str, url: &str) -> Result<(), Failure>
 
 /// Listens, or says why not.
 pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| {
-        Failure::new(format!("cannot listen on {address}: {error}; choose another with --listen"))
-    })
+    TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))
+}
+
+pub(crate) fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> Failure {
+    Failure::new(format!("cannot listen on {address}: {error}; choose another with --listen"))
 }

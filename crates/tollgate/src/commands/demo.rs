@@ -20,20 +20,21 @@ use crate::local::Local;
 use crate::node::secret;
 use crate::output::{Failure, print, print_line};
 
-/// Starts a private PostgreSQL, the API and a worker, submits a few dozen prompts over HTTP, shows how they are
-/// worked off, prints the answers and ends.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+It starts a private PostgreSQL, the API and a worker, submits a few dozen prompts over HTTP, shows how
+they are worked off, prints the answers and ends: with exit code 0 if every job succeeded.")]
 pub(crate) struct Args {
     /// How many jobs; the prompts repeat from the 37th on.
-    #[arg(long, default_value_t = 36, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 36, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     jobs: u16,
     /// The most tokens of an answer.
-    #[arg(long, default_value_t = 120)]
+    #[arg(long, value_name = "N", default_value_t = 120)]
     max_tokens: i64,
     /// Stay up afterwards, until Ctrl-C.
     #[arg(long)]
     keep: bool,
-    /// Keep the data here; a temporary directory if not given.
+    /// Keep the data here; nothing is kept if not given.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }
@@ -58,12 +59,9 @@ struct Summary {
 
 pub(crate) async fn run(args: Args, config: Config, json: bool) -> Result<(), Failure> {
     let shutdown = shutdown_on_signal()?;
-    let temporary = tempfile::Builder::new().prefix("tollgate-demo-").tempdir()?;
-    let directory = args.data_dir.clone().unwrap_or_else(|| temporary.path().to_owned());
     eprintln!("starting PostgreSQL, API and worker …");
-    let started = shutdown.run_until_cancelled(Local::start(config, &directory, None)).await;
+    let started = Local::start(config, args.data_dir.as_deref(), None, &shutdown).await?;
     let Some(local) = started else { return Err(Failure::new("interrupted")) };
-    let local = local?;
     warn_if_simulated(&local);
     let result = tokio::select! {
         result = show(&args, &local, json) => result,
@@ -93,7 +91,8 @@ async fn show(args: &Args, local: &Local, json: bool) -> Result<(), Failure> {
     let summary = summarise(&jobs, seconds, local.simulated);
     print(json, &summary, || describe(&summary))?;
     match jobs.iter().find(|job| job.status != JobStatus::Succeeded) {
-        None => Ok(()),
+        None if json => Ok(()),
+        None => print_line(&next_steps(local.simulated)),
         Some(job) => {
             let error = job
                 .error
@@ -138,9 +137,13 @@ async fn follow(
     let mut ended = Vec::with_capacity(total);
     while !open.is_empty() {
         let mut running = 0;
+        let mut trouble = String::new();
         for job in newest(client, total).await? {
             if job.status == JobStatus::Running {
                 running += 1;
+            }
+            if let (false, Some(error)) = (job.status.is_final(), &job.error) {
+                trouble = format!("; retrying after {}: {}", error.code, error.message);
             }
             if job.status.is_final() && open.remove(&job.id) {
                 ended.push(job);
@@ -149,8 +152,9 @@ async fn follow(
         let rate = ended.len() as f64 / began.elapsed().as_secs_f64();
         let latency = percentile(ended.iter().map(total_ms).collect(), 0.5);
         let waiting = open.len().saturating_sub(running);
-        let words =
-            format!("{running} running, {waiting} queued, {rate:.1} jobs/s, median latency {latency} ms");
+        let words = format!(
+            "{running} running, {waiting} queued, {rate:.1} jobs/s, median latency {latency} ms{trouble}"
+        );
         bar.set_position(ended.len() as u64);
         bar.set_message(words.clone());
         if !terminal && (said.elapsed() > Duration::from_secs(1) || open.is_empty()) {
@@ -244,11 +248,20 @@ fn describe(summary: &Summary) -> String {
     format!(
         "\n{succeeded} of {jobs} jobs succeeded in {seconds} s through {provider}: {jobs_per_second} jobs/s, {tokens} tokens.\n\
          From accepted to result: median {total_ms_p50} ms, 95th percentile {total_ms_p95} ms, of which waiting for a \
-         worker's slot: median {wait_ms_p50} ms.\n\
-         \nNext:\n\
+         worker's slot: median {wait_ms_p50} ms."
+    )
+}
+
+fn next_steps(simulated: bool) -> String {
+    let real = if simulated {
+        "\n  OPENAI_API_KEY=… tollgate demo      the same through a real model"
+    } else {
+        ""
+    };
+    format!(
+        "\nNext:\n\
          \n  tollgate dev            a Tollgate that stays, with a key to post jobs with\
          \n  tollgate job submit --prompt 'Hello' --watch\
-         \n  tollgate --help         every command; README.md and ARCHITECTURE.md say how it works\
-         \n  OPENAI_API_KEY=… tollgate demo      the same through a real model"
+         \n  tollgate --help         every command; README.md and ARCHITECTURE.md say how it works{real}"
     )
 }

@@ -12,10 +12,11 @@ use crate::output::{Failure, print_line};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Where the API listens. Port 0 takes any free one.
+    /// Where the API listens; LISTEN if not given. Port 0 takes any free one.
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
-    /// Where PostgreSQL and the key are kept; made if missing. A restart finds everything again.
+    /// Where PostgreSQL and the key are kept, so that a restart finds everything again; TOLLGATE_DATA_DIR if not
+    /// given, or else ~/.local/share/tollgate.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }
@@ -30,15 +31,15 @@ struct Ready<'a> {
 pub(crate) async fn run(args: Args, config: Config, json: bool) -> Result<(), Failure> {
     let shutdown = shutdown_on_signal()?;
     let directory = data_dir(&config, args.data_dir);
-    let start = Local::start(config, &directory, args.listen);
-    let Some(local) = shutdown.run_until_cancelled(start).await else { return Ok(()) };
-    let local = local?;
+    let is_usual = directory == data_dir(&config, None);
+    let started = Local::start(config, Some(&directory), args.listen, &shutdown).await?;
+    let Some(local) = started else { return Ok(()) };
     warn_if_simulated(&local);
     if json {
         let ready = Ready { event: "ready", access: &local.access };
         print_line(&serde_json::to_string(&ready).map_err(|error| Failure::new(error.to_string()))?)?;
     } else {
-        print_line(&welcome(&local.access))?;
+        print_line(&welcome(&local.access, (!is_usual).then_some(&directory)))?;
     }
     let failure = tokio::select! {
         () = shutdown.cancelled() => None,
@@ -59,8 +60,12 @@ pub(crate) fn warn_if_simulated(local: &Local) {
     }
 }
 
-fn welcome(access: &Access) -> String {
+/// `directory`: where the other commands would not look by themselves.
+fn welcome(access: &Access, directory: Option<&PathBuf>) -> String {
     let Access { url, database_url, account_id, api_key } = access;
+    let directory = directory.map(|directory| std::path::absolute(directory).unwrap_or(directory.clone()));
+    let setting =
+        directory.map_or(String::new(), |directory| format!("TOLLGATE_DATA_DIR={} ", directory.display()));
     format!(
         "Tollgate is ready at {url}\n\
          \n  account   {account_id}\
@@ -69,7 +74,7 @@ fn welcome(access: &Access) -> String {
          \nTry:\n\
          \n  curl {url}/v1/jobs/generations -H 'Authorization: Bearer {api_key}' \\\
          \n       -H 'Content-Type: application/json' -d '{{\"prompt\": \"What is a tollgate?\"}}'\
-         \n  tollgate job list\n\
+         \n  {setting}tollgate job submit --prompt 'Hello' --watch\n\
          \nThe API is described at {url}/openapi.json. Ctrl-C stops everything; data and key are kept."
     )
 }

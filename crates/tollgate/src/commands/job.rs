@@ -20,10 +20,10 @@ pub(crate) enum Command {
     /// List jobs, newest first.
     List {
         /// Only those in this status: queued, running, succeeded, failed, cancelled.
-        #[arg(long, value_parser = status)]
+        #[arg(long, value_name = "STATUS", value_parser = status)]
         status: Option<JobStatus>,
         /// How many, 1 to 100.
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100))]
         limit: u32,
         /// Where to go on: `next_cursor` of the page before.
         #[arg(long)]
@@ -49,28 +49,28 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Submit {
     /// What to ask.
-    #[arg(long, required_unless_present = "file")]
+    #[arg(long, value_name = "TEXT", required_unless_present = "file")]
     prompt: Option<String>,
     /// A whole submission as JSON, from a file or `-`; the options win over it.
-    #[arg(long)]
+    #[arg(long, value_name = "PATH")]
     file: Option<String>,
     /// The job type.
     #[arg(long = "type", value_name = "TYPE")]
     job_type: Option<String>,
     /// The provider's name of the model.
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     model: Option<String>,
     /// Sampling temperature, 0 to 2.
-    #[arg(long)]
+    #[arg(long, value_name = "T")]
     temperature: Option<f64>,
     /// The most tokens to generate.
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     max_tokens: Option<i64>,
     /// 1 (first) to 10 (last).
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     priority: Option<i64>,
     /// Attempts it may take.
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     max_attempts: Option<i64>,
     /// Not before this, such as 2030-01-01T00:00:00Z.
     #[arg(long, value_name = "TIME")]

@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use serde_json::json;
-use tollgate_domain::keys;
+use tollgate_domain::{accounts, keys};
 use tollgate_model::account::AccountId;
 use tollgate_model::key::{KeyInfo, Scope};
 use uuid::Uuid;
@@ -71,7 +71,15 @@ pub(crate) async fn run(command: Command, config: &Config, json: bool) -> Result
                 before = Some(last.id);
                 all.extend(page);
             }
-            print(json, &json!({ "data": all }), || all.iter().map(row).collect::<Vec<_>>().join("\n"))
+            if all.is_empty() && !accounts::list(&db).await?.iter().any(|known| known.account_id == account) {
+                return Err(tollgate_domain::Error::NotFound("account").into());
+            }
+            print(json, &json!({ "data": all }), || {
+                if all.is_empty() {
+                    return "no keys; `tollgate key create` makes one".into();
+                }
+                all.iter().map(row).collect::<Vec<_>>().join("\n")
+            })
         }
         Command::Revoke { account, key } => {
             let info = keys::revoke(&db, account, key).await?;

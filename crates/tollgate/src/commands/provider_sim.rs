@@ -5,13 +5,15 @@ use std::net::SocketAddr;
 use serde_json::json;
 use tollgate_sim::{Behaviour, Faults, RetryAfter, Sim};
 
+use crate::commands::api::cannot_listen;
 use crate::lifecycle::shutdown_on_signal;
 use crate::output::{Failure, print};
 
-/// It speaks OpenAI's chat completions and responses, and says in each reply that it is simulated. Faults are drawn
-/// by the probabilities below, or scripted: POST /sim/script. GET /sim/stats counts; PUT /sim/faults changes the
-/// behaviour; POST /sim/reset starts over.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+It speaks OpenAI's chat completions and responses, and says in each reply that it is simulated.
+Faults are drawn by these probabilities, or scripted: POST /sim/script. GET /sim/stats counts;
+PUT /sim/faults changes the behaviour; POST /sim/reset starts over.")]
 pub(crate) struct Args {
     /// Where to listen. Port 0 takes any free one.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8790")]
@@ -85,9 +87,7 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
         },
     };
     behaviour.validate().map_err(|error| Failure::misuse(error.to_string()))?;
-    let sim = Sim::bind(args.listen, behaviour)
-        .await
-        .map_err(|error| Failure::new(format!("cannot listen on {}: {error}", args.listen)))?;
+    let sim = Sim::bind(args.listen, behaviour).await.map_err(|error| cannot_listen(args.listen, &error))?;
     let base_url = sim.base_url();
     print(json, &json!({ "event": "ready", "base_url": base_url }), || {
         format!("simulated provider: OPENAI_BASE_URL={base_url} OPENAI_API_KEY=simulated\nCtrl-C stops it")
