@@ -101,23 +101,27 @@ impl Layout {
 
 /// Makes the data directory if it is missing, and returns its absolute path.
 pub(crate) fn prepare(data_dir: &Path) -> Result<PathBuf, Error> {
-    if let Some(parent) = data_dir.parent() {
-        fs::create_dir_all(parent).when("create", parent)?;
-    }
-    match fs::create_dir(data_dir) {
-        // The server's user must get past a directory that root made under a strict umask. It can read
-        // nothing there: our files have modes of their own.
-        Ok(()) if sys::effective_uid() == 0 => {
-            let mode = fs::metadata(data_dir).when("read", data_dir)?.permissions().mode();
-            fs::set_permissions(data_dir, fs::Permissions::from_mode(mode | 0o011))
-                .when("set the mode of", data_dir)?;
-        }
-        Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(cause).when("create", data_dir);
-        }
-        _ => {}
-    }
+    make_way(data_dir)?;
     fs::canonicalize(data_dir).when("resolve", data_dir)
+}
+
+/// Makes a directory and what is missing above it. The server's user must get past each one that root makes under a
+/// strict umask; it can read nothing there, since our files have modes of their own.
+fn make_way(directory: &Path) -> Result<(), Error> {
+    match (fs::create_dir(directory), directory.parent()) {
+        (Err(cause), Some(parent)) if cause.kind() == io::ErrorKind::NotFound => {
+            make_way(parent)?;
+            make_way(directory)
+        }
+        (Err(cause), _) if cause.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        (Err(cause), _) => Err(cause).when("create", directory),
+        (Ok(()), _) if sys::effective_uid() == 0 => {
+            let mode = fs::metadata(directory).when("read", directory)?.permissions().mode();
+            fs::set_permissions(directory, fs::Permissions::from_mode(mode | 0o011))
+                .when("set the mode of", directory)
+        }
+        (Ok(()), _) => Ok(()),
+    }
 }
 
 /// Makes one directory with exactly this mode, whatever the umask.

@@ -12,6 +12,8 @@ BEGIN
         EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), name);
     END LOOP;
     EXECUTE format('GRANT CREATE ON DATABASE %I TO app_migrator', current_database());
+    -- Nobody needs temporary tables, and functions in pg_temp would be code of a tenant's own.
+    EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
     -- A superuser may become any role. Who may only create roles must be a member (from 16 on, one that may SET it).
     IF NOT pg_has_role(current_user, 'app_migrator',
                        CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END) THEN

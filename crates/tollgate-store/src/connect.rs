@@ -88,18 +88,30 @@ fn options(url: &str, role: Role) -> Result<PgConnectOptions, ConnectError> {
 
 /// A pool whose connections act as `role`. Outside dev mode (`strict`), the login must not be able to do more.
 pub async fn connect(url: &str, role: Role, max: u32, strict: bool) -> Result<PgPool, ConnectError> {
+    let options = options(url, role)?;
     let pool = PgPoolOptions::new()
         .max_connections(max)
         .acquire_timeout(Duration::from_secs(5))
         // A ping before each use costs up to a quarter of the rate; a broken connection shows itself soon enough.
         .test_before_acquire(false)
-        .connect_with(options(url, role)?)
-        .await
-        .map_err(|source| ConnectError::Connect { role: role.as_str(), source })?;
+        .connect_with(options.clone())
+        .await;
+    let pool = match pool {
+        // The pool keeps trying while it is refused, and in the end says only that time is up.
+        Err(sqlx::Error::PoolTimedOut) => Err(why_not(&options).await),
+        other => other,
+    };
+    let pool = pool.map_err(|source| ConnectError::Connect { role: role.as_str(), source })?;
     if strict {
         refuse_power(&pool, role).await?;
     }
     Ok(pool)
+}
+
+/// What a connection is refused with.
+async fn why_not(options: &PgConnectOptions) -> sqlx::Error {
+    let refused = tokio::time::timeout(Duration::from_secs(2), options.connect()).await;
+    refused.ok().and_then(Result::err).unwrap_or(sqlx::Error::PoolTimedOut)
 }
 
 /// One operator's pool, for a command that ends.

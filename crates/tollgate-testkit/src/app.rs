@@ -156,7 +156,7 @@ impl TestApp {
     /// The job, once it is as wished.
     pub async fn job_when(&self, what: &str, id: Uuid, wish: impl Fn(&Job) -> bool) -> Job {
         let client = self.client();
-        eventually(&format!("job {id} {what}"), Duration::from_secs(60), || async {
+        eventually(&format!("job {id} {what}"), Duration::from_mins(1), || async {
             client.job(id).await.ok().filter(|job| wish(job))
         })
         .await

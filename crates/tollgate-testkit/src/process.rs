@@ -23,7 +23,7 @@ impl Process {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap_or_else(|error| panic!("{error}"));
         let stdout = child.stdout.take().unwrap_or_else(|| panic!("no stdout"));
         let mut lines = BufReader::new(stdout).lines();
-        let line = tokio::time::timeout(Duration::from_secs(60), lines.next_line()).await;
+        let line = tokio::time::timeout(Duration::from_mins(1), lines.next_line()).await;
         let line = line.unwrap_or_else(|_| panic!("{arguments:?} did not become ready"));
         let line = line.ok().flatten().unwrap_or_else(|| panic!("{arguments:?} ended before it was ready"));
         let ready = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -111,7 +111,7 @@ impl Process {
     /// SIGTERM, and waits for the end. Returns the exit code.
     pub async fn terminate(mut self) -> i32 {
         self.signal(libc::SIGTERM);
-        let status = tokio::time::timeout(Duration::from_secs(60), self.child.wait()).await;
+        let status = tokio::time::timeout(Duration::from_mins(1), self.child.wait()).await;
         let status = status.unwrap_or_else(|_| panic!("did not end within 60 s of SIGTERM"));
         status.ok().and_then(|status| status.code()).unwrap_or(-1)
     }
