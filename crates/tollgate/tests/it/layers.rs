@@ -61,7 +61,7 @@ const ONLY: &[(&str, &[&str])] = &[
         ],
     ),
     ("sqlx", &["tollgate-store", "tollgate-testkit", "tollgate-bench"]),
-    ("reqwest", &["tollgate-outbound"]),
+    ("reqwest", &["tollgate-outbound", "tollgate-testkit"]),
     ("axum", &["tollgate-http"]),
 ];
 
