@@ -3,10 +3,11 @@
 //! Labels and fields hold the matched route, never the path, and no query string: paths hold ids, queries cursors,
 //! and neither belongs into the name of a time series.
 
+use axum::body::HttpBody as _;
 use axum::extract::{MatchedPath, Request};
 use axum::middleware::Next;
 use axum::response::Response;
-use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
+use http::header::{CACHE_CONTROL, CONNECTION, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method};
 use metrics::Unit;
 use tokio::time::Instant;
@@ -14,6 +15,9 @@ use tracing::{Instrument as _, Span, field};
 
 use crate::problem::Problem;
 use crate::request_id::{RequestId, X_REQUEST_ID};
+
+/// A refused body of this size at most has arrived with its head, so the connection can go on after it.
+const DRAINED_AT_ONCE: u64 = 8 * 1024;
 
 const REQUESTS: &str = "tollgate_http_requests_total";
 const DURATION: &str = "tollgate_http_request_duration_seconds";
@@ -34,6 +38,7 @@ pub(crate) fn describe_metrics() {
 /// Answers a request, and takes note of it.
 pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
+    let may_be_unread = request.body().size_hint().upper().is_none_or(|most| most > DRAINED_AT_ONCE);
     let private = request.uri().path().starts_with("/v1/");
     let watch = Watch::begin(&request, &id);
     let span = watch.span.clone();
@@ -44,9 +49,13 @@ pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         problem.write(&mut response, &id);
     }
+    let response_succeeded = response.status().is_success();
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, id.header());
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if may_be_unread && !response_succeeded {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     if private {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }

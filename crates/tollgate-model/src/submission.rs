@@ -104,6 +104,18 @@ fn refuse<T>(field: &'static str, problem: impl Into<String>) -> Result<T, Inval
 }
 
 const MAX_METADATA_BYTES: usize = 16 * 1024;
+/// Readers give up at some depth, ours at 128: metadata must not spoil the list that its job is read in.
+const MAX_METADATA_DEPTH: usize = 64;
+
+/// Whether arrays and objects nest deeper than so many levels.
+fn deeper_than(value: &Value, levels: usize) -> bool {
+    let inside = |value: &Value| levels == 0 || deeper_than(value, levels - 1);
+    match value {
+        Value::Array(items) => items.iter().any(inside),
+        Value::Object(fields) => fields.values().any(inside),
+        _ => false,
+    }
+}
 
 impl Submission {
     /// Checks every field and fills in what was left out. `job_id` becomes the request id at the provider.
@@ -124,7 +136,7 @@ impl Submission {
         let messages = messages(self.messages, self.prompt)?;
         let model = self.model.or_else(|| job_type.model.clone());
         let model = model.unwrap_or_else(|| rules.job_types.default_model().to_owned());
-        if model.is_empty() || model.len() > 200 {
+        if model.trim().is_empty() || model.len() > 200 {
             return refuse("model", "must have 1 to 200 characters");
         }
         if self.temperature.is_some_and(|temperature| !(0.0..=2.0).contains(&temperature)) {
@@ -146,6 +158,9 @@ impl Submission {
                 "metadata",
                 "holds a number too large to be given back unchanged; send it as text",
             );
+        }
+        if metadata.values().any(|value| deeper_than(value, MAX_METADATA_DEPTH)) {
+            return refuse("metadata", format!("must not nest deeper than {MAX_METADATA_DEPTH} levels"));
         }
         Ok(AcceptedJob {
             job_type: name.to_owned(),

@@ -123,7 +123,7 @@ async fn settle(
         match settled {
             Ok(settled) => return Some(settled),
             Err(error) if error.is_about_values() && answer.is_ok() => {
-                refused = Some(Err(not_storable(&error)))
+                refused = Some(Err(not_storable(&error)));
             }
             Err(error) => tokio::select! {
                 () = database.failed(&error) => {}

@@ -14,11 +14,16 @@ pub(super) struct Unstalled<T> {
     patience: Duration,
     /// Runs while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Runs once our side is shut.
+    lingering: Option<Pin<Box<Sleep>>>,
 }
+
+/// After the last word is said: how long a client may go on sending.
+const LINGER: Duration = Duration::from_secs(5);
 
 impl<T> Unstalled<T> {
     pub(super) fn new(inner: T, patience: Duration) -> Self {
-        Self { inner, patience, stalled: None }
+        Self { inner, patience, stalled: None, lingering: None }
     }
 
     /// Passes on what a write said; if it waits, so does the clock.
@@ -44,7 +49,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Unstalled<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Unstalled<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Unstalled<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.watch(cx, written)
@@ -68,9 +73,25 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Unstalled<T> {
         self.watch(cx, flushed)
     }
 
+    /// Shuts our side, then takes what still comes and drops it. A socket that is closed with bytes unread resets the
+    /// connection, and the reset may reach a client that is still sending before our answer does: it would learn that
+    /// the connection broke, not that its body is too long.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = Pin::new(&mut self.inner).poll_shutdown(cx);
-        self.watch(cx, shut)
+        let this = &mut *self;
+        if this.lingering.is_none() {
+            let shut = Pin::new(&mut this.inner).poll_shutdown(cx);
+            ready!(this.watch(cx, shut))?;
+        }
+        let lingering = this.lingering.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        let mut dropped = [0; 16 * 1024];
+        while lingering.as_mut().poll(cx).is_pending() {
+            let mut dropped = ReadBuf::new(&mut dropped);
+            let read = ready!(Pin::new(&mut this.inner).poll_read(cx, &mut dropped));
+            if read.is_err() || dropped.filled().is_empty() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -1,5 +1,13 @@
 //! Every integration test, in one binary: real processes, a real PostgreSQL, the simulated provider.
 
+mod api_document;
+mod api_fuzz;
+mod api_input;
+mod api_jobs;
+mod api_keys;
+mod api_provider;
+mod api_requests;
+mod cli_jobs;
 mod commands;
 mod dev;
 mod layers;
@@ -7,3 +15,8 @@ mod walls_catalogue;
 mod walls_sessions;
 mod walls_start;
 mod walls_tenants;
+mod worker_cancel;
+mod worker_chaos;
+mod worker_leases;
+mod worker_recovery;
+mod worker_runs;

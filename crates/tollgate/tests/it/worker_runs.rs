@@ -26,12 +26,9 @@ fn error_code(job: &Job) -> &str {
 
 /// When the job's events of this kind happened, by the database's clock.
 async fn times(app: &TestApp, id: Uuid, kind: &str) -> Vec<DateTime<Utc>> {
-    sqlx::query_scalar("SELECT created_at FROM app.job_events WHERE job_id = $1 AND type = $2 ORDER BY seq")
-        .bind(id)
-        .bind(kind)
-        .fetch_all(&app.owner)
-        .await
-        .unwrap()
+    let sql = "SELECT created_at FROM app.job_events WHERE job_id = $1 AND type = $2 ORDER BY seq";
+    let asked = sqlx::query_scalar(sql).bind(id).bind(kind).fetch_all(&app.owner).await;
+    asked.unwrap_or_else(|error| panic!("{error}"))
 }
 
 #[tokio::test]
@@ -110,7 +107,8 @@ async fn retry_after_is_the_least_that_is_waited() {
 #[tokio::test]
 async fn a_retry_begins_when_it_is_due_not_when_somebody_looks() {
     let app = start(&[NO_POLLING, ("GENERATION_RETRY_DELAYS", "300ms")]).await;
-    app.provider.script([Step::fault(Fault::ServerError).times(2)]).unwrap();
+    // Slow enough that the worker has looked for more work, found none, and gone to sleep.
+    app.provider.script([Step::fault(Fault::ServerError).latency_ms(300).times(2)]).unwrap();
     let id = app.submit("twice in vain").await;
     let job = app.ended(id).await;
     assert_eq!((job.status, job.attempts), (JobStatus::Succeeded, 3));
@@ -202,15 +200,16 @@ async fn nothing_is_locked_and_no_transaction_is_open_while_the_provider_is_call
     app.provider.script([Step::fault(Fault::Hang)]).unwrap();
     let id = app.submit("a long call").await;
     app.job_when("running", id, |job| job.status == JobStatus::Running).await;
+    // As good as a look into pg_locks: whoever holds either row for longer than this is seen.
+    let touch = format!(
+        "BEGIN; SET LOCAL lock_timeout = '100ms';
+         UPDATE app.jobs SET metadata = metadata WHERE id = '{id}';
+         UPDATE queue.tasks SET payload = payload WHERE id = '{id}';
+         COMMIT"
+    );
     for _ in 0..20 {
         assert_eq!(app.number(BUSY).await, 0, "a session of the worker is busy during the call");
-        // As good as a look into pg_locks: whoever holds either row for longer than this is seen.
-        let touched = app.change(&format!(
-            "SET lock_timeout = '100ms';
-             UPDATE app.jobs SET metadata = metadata WHERE id = '{id}';
-             UPDATE queue.tasks SET payload = payload WHERE id = '{id}'"
-        ));
-        assert_eq!(touched.await, 2);
+        assert_eq!(app.change(&touch).await, 2);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(app.provider.stats().in_flight, 1, "the call was to last all the while");
