@@ -1,7 +1,5 @@
 //! What every role shows of itself: the OpenAPI document, its health, its metrics.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking; its helpers too")]
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -3,8 +3,6 @@
 //! Every refusal is checked as a whole: status, code, the six members of its document, the request's id, the field
 //! it names. After each table the server is still ready, holds no job, and has logged neither an error nor a panic.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking; its helpers too")]
-
 use std::process::Stdio;
 use std::time::Duration;
 

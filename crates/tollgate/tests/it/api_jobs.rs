@@ -2,8 +2,6 @@
 //!
 //! JSON is read as it comes, not through our own types: a member that is missing or too many must be noticed.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking; its helpers too")]
-
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -1,8 +1,6 @@
 //! API keys: made, shown once, limited to their scopes and their account, revoked everywhere at once; and nowhere to
 //! be found afterwards, neither in the database nor in a log.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking; its helpers too")]
-
 use std::path::Path;
 use std::process::Stdio;
 

@@ -1,7 +1,5 @@
 //! What arrives at the provider: the raw request, as a server sees it that is none of ours.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking; its helpers too")]
-
 use std::sync::{Arc, Mutex};
 
 use chrono::{DateTime, TimeDelta, Utc};

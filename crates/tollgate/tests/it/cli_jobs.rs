@@ -1,7 +1,5 @@
 //! `tollgate job …`: what it prints for people and for machines, and what its exit code says.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking; its helpers too")]
-
 use std::io::Write as _;
 
 use serde_json::{Value, json};

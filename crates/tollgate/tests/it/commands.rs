@@ -1,6 +1,4 @@
 //! Every command, as a user or a script has it: its help, its results, its errors and its exit codes.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking; its helpers too")]
-
 use std::path::Path;
 use std::process::{Command, Stdio};
 

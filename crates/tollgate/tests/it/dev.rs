@@ -1,6 +1,4 @@
 //! `tollgate dev` and `tollgate demo`: a whole Tollgate from nothing, what it keeps, and what it leaves behind.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking; its helpers too")]
-
 use std::fs::{self, Permissions};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};

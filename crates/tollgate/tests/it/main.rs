@@ -1,5 +1,7 @@
 //! Every integration test, in one binary: real processes, a real PostgreSQL, the simulated provider.
 
+#![expect(clippy::unwrap_used, reason = "in a test, what cannot be had is a failure")]
+
 mod api_document;
 mod api_fuzz;
 mod api_input;
