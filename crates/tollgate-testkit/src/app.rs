@@ -104,6 +104,12 @@ impl TestApp {
         app
     }
 
+    /// Changes a setting for the processes that are started from here on.
+    pub fn set(&mut self, name: &'static str, value: &str) {
+        self.settings.retain(|(known, _)| *known != name);
+        self.settings.push((name, value.to_owned()));
+    }
+
     /// Another worker process, held by the caller.
     pub async fn start_worker(&self) -> Process {
         let environment = environment(&self.db, Role::Worker, &self.provider_url, &self.settings);

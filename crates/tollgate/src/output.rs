@@ -100,3 +100,8 @@ pub(crate) fn print_line(line: &str) -> Result<(), Failure> {
         other => Ok(other?),
     }
 }
+
+/// What the user called us, so that a command we suggest can be pasted.
+pub(crate) fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "tollgate".into())
+}

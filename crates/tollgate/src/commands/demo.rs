@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::lifecycle::shutdown_on_signal;
 use crate::local::Local;
 use crate::node::secret;
-use crate::output::{Failure, print, print_line};
+use crate::output::{Failure, print, print_line, program};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -253,15 +253,16 @@ fn describe(summary: &Summary) -> String {
 }
 
 fn next_steps(simulated: bool) -> String {
+    let tollgate = program();
     let real = if simulated {
-        "\n  OPENAI_API_KEY=… tollgate demo      the same through a real model"
+        format!("\n  OPENAI_API_KEY=… {tollgate} demo\n      the same through a real model")
     } else {
-        ""
+        String::new()
     };
     format!(
         "\nNext:\n\
-         \n  tollgate dev            a Tollgate that stays, with a key to post jobs with\
-         \n  tollgate job submit --prompt 'Hello' --watch\
-         \n  tollgate --help         every command; README.md and ARCHITECTURE.md say how it works{real}"
+         \n  {tollgate} dev\n      a Tollgate that stays, with a key to post jobs with\
+         \n  {tollgate} job submit --prompt 'Hello' --watch\n      beside it, in another terminal\
+         \n  {tollgate} --help\n      every command; README.md and ARCHITECTURE.md say how it works{real}"
     )
 }

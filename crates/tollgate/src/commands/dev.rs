@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::lifecycle::shutdown_on_signal;
 use crate::local::{Access, Local, data_dir};
-use crate::output::{Failure, print_line};
+use crate::output::{Failure, print_line, program};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -66,6 +66,7 @@ fn welcome(access: &Access, directory: Option<&PathBuf>) -> String {
     let directory = directory.map(|directory| std::path::absolute(directory).unwrap_or(directory.clone()));
     let setting =
         directory.map_or(String::new(), |directory| format!("TOLLGATE_DATA_DIR={} ", directory.display()));
+    let tollgate = program();
     format!(
         "Tollgate is ready at {url}\n\
          \n  account   {account_id}\
@@ -74,7 +75,7 @@ fn welcome(access: &Access, directory: Option<&PathBuf>) -> String {
          \nTry:\n\
          \n  curl {url}/v1/jobs/generations -H 'Authorization: Bearer {api_key}' \\\
          \n       -H 'Content-Type: application/json' -d '{{\"prompt\": \"What is a tollgate?\"}}'\
-         \n  {setting}tollgate job submit --prompt 'Hello' --watch\n\
+         \n  {setting}{tollgate} job submit --prompt 'Hello' --watch\n\
          \nThe API is described at {url}/openapi.json. Ctrl-C stops everything; data and key are kept."
     )
 }

@@ -22,3 +22,4 @@ mod worker_chaos;
 mod worker_leases;
 mod worker_recovery;
 mod worker_runs;
+mod worker_versions;

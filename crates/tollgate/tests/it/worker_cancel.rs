@@ -76,6 +76,26 @@ async fn a_running_job_stops_and_its_socket_closes() {
     app.assert_consistent().await;
 }
 
+/// What an API leaves behind that dies between the commit of a cancel and its hint.
+#[tokio::test]
+async fn a_cancel_of_which_nobody_told_the_worker_is_noticed_by_its_heartbeat() {
+    let app = TestApp::start(BINARY, Tune::worker(&[("VISIBILITY_TIMEOUT", "1200ms")])).await;
+    app.provider.script([Step::fault(Fault::Hang)]).unwrap();
+    let id = app.submit("not told").await;
+    running(&app, id).await;
+    app.change(
+        "BEGIN;
+         DELETE FROM queue.tasks;
+         UPDATE app.jobs SET status = 'cancelled', finished_at = now(), last_event = 3;
+         INSERT INTO app.job_events (account_id, job_id, seq, type) SELECT account_id, id, 3, 'job.cancelled' FROM app.jobs;
+         COMMIT",
+    )
+    .await;
+    aborted(&app, 1, Duration::from_secs(5)).await;
+    assert_eq!(app.history(id).await, ["queued", "started", "cancelled"]);
+    app.assert_consistent().await;
+}
+
 /// The worker hears nothing of the cancel until its answer is there: it is frozen.
 #[tokio::test]
 async fn an_answer_that_comes_after_the_cancel_changes_nothing() {
