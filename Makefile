@@ -14,7 +14,7 @@ dev: setup ## Build, then run a whole Tollgate until Ctrl-C
 	./target/debug/tollgate dev
 
 test: setup ## Run every test, on a private PostgreSQL
-	cargo test --locked --workspace --no-fail-fast
+	scripts/test
 
 check: setup ## Format, lints, dependencies, layers, SQL against the schema
 	cargo fmt --all --check
