@@ -68,14 +68,18 @@ impl Authenticator {
 
     async fn matches(&self, key: &ApiKey, hash: &str) -> Result<bool> {
         let fingerprint = self.fingerprint(key);
-        if self.verified.get(&fingerprint).is_some_and(|verified| verified == hash) {
+        if is_verified(&self.verified, &fingerprint, hash) {
             return Ok(true);
         }
-        let verified = hashing::verify(key, hash).await?;
-        if verified {
+        let known = {
+            let (verified, hash) = (self.verified.clone(), hash.to_owned());
+            move || is_verified(&verified, &fingerprint, &hash)
+        };
+        let matches = hashing::verify(key, hash, known).await?;
+        if matches {
             self.verified.insert(fingerprint, hash.to_owned());
         }
-        Ok(verified)
+        Ok(matches)
     }
 
     fn fingerprint(&self, key: &ApiKey) -> [u8; 32] {
@@ -83,4 +87,8 @@ impl Authenticator {
         mac.update(key.expose().as_bytes());
         mac.finalize().into_bytes().into()
     }
+}
+
+fn is_verified(verified: &Cache<[u8; 32], String>, fingerprint: &[u8; 32], hash: &str) -> bool {
+    verified.get(fingerprint).is_some_and(|verified| verified == hash)
 }

@@ -1,48 +1,60 @@
-//! Argon2id, bounded: each computation takes 19 MiB and tens of milliseconds of CPU, so no more run at once than there
-//! are processors. The permit belongs to the computation, not to the request that asked: a client that goes away leaves
-//! its computation running, and must not make room for another.
+//! Argon2id, bounded: each computation takes 19 MiB and tens of milliseconds of CPU.
+//!
+//! It runs on as many threads as there are processors, and on no others: a thread keeps the memory it once used, so
+//! the process holds 19 MiB for each of these and not for each of a runtime's hundreds. A computation whose asker went
+//! away before it began is not begun; one that has begun keeps its thread, so going away makes no room for more.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
-use tokio::sync::Semaphore;
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::task::AbortOnDropHandle;
 use tollgate_model::key::ApiKey;
 
 use crate::{Error, Result};
 
-static PERMITS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
+/// Used for its threads alone. `None`: the machine would not give it any.
+static THREADS: LazyLock<Option<Runtime>> = LazyLock::new(|| {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    Arc::new(Semaphore::new(processors))
+    Builder::new_current_thread()
+        .max_blocking_threads(processors)
+        .thread_keep_alive(Duration::MAX)
+        .thread_name("argon2")
+        .build()
+        .ok()
 });
 
 /// The key's hash, as a PHC string.
 pub(crate) async fn hash(key: &ApiKey) -> Result<String> {
     let key = key.clone();
-    let hash = bounded(move || {
-        Argon2::default().hash_password(key.expose().as_bytes()).map(|hash| hash.to_string())
+    let hash = on_a_thread(move || {
+        Argon2::default().hash_password(key.expose().as_bytes()).map(|it| it.to_string())
     });
     hash.await?.map_err(|error| failed(&error))
 }
 
-/// Whether the hash is this key's.
-pub(crate) async fn verify(key: &ApiKey, hash: &str) -> Result<bool> {
+/// Whether the hash is this key's. `known` is asked once it is this one's turn: where many wait with one key, the first
+/// has found out for all.
+pub(crate) async fn verify(
+    key: &ApiKey,
+    hash: &str,
+    known: impl FnOnce() -> bool + Send + 'static,
+) -> Result<bool> {
     let (key, hash) = (key.clone(), hash.to_owned());
-    bounded(move || {
-        PasswordHash::new(&hash)
-            .is_ok_and(|hash| Argon2::default().verify_password(key.expose().as_bytes(), &hash).is_ok())
+    on_a_thread(move || {
+        known()
+            || PasswordHash::new(&hash)
+                .is_ok_and(|hash| Argon2::default().verify_password(key.expose().as_bytes(), &hash).is_ok())
     })
     .await
 }
 
-async fn bounded<T: Send + 'static>(compute: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    let permit = PERMITS.clone().acquire_owned().await.map_err(|error| failed(&error))?;
-    let computed = tokio::task::spawn_blocking(move || {
-        let _permit = permit;
-        compute()
-    });
-    computed.await.map_err(|error| failed(&error))
+async fn on_a_thread<T: Send + 'static>(compute: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let threads = THREADS.as_ref().ok_or_else(|| failed(&"no threads"))?;
+    AbortOnDropHandle::new(threads.spawn_blocking(compute)).await.map_err(|error| failed(&error))
 }
 
 fn failed(error: &dyn std::fmt::Display) -> Error {

@@ -2,7 +2,7 @@
 
 use tollgate_model::account::AccountId;
 use tollgate_model::job::{JobError, codes};
-use tollgate_model::queue::MAX_LOST_LEASES;
+use tollgate_model::queue::{MAX_LOST_LEASES, QueueName};
 use tollgate_store as store;
 use tollgate_store::SystemTx;
 use uuid::Uuid;
@@ -30,6 +30,11 @@ pub async fn sweep(db: &Database) -> Result<Swept> {
     let mut swept = Swept::default();
     // By turns: a long list of one must not delay the other.
     while take_back(db, &mut swept).await? | expire(db, &mut swept).await? {}
+    if swept.requeued > 0
+        && let Err(error) = store::notify_ready(db.pool(), QueueName::GenerationCreate).await
+    {
+        tracing::debug!(%error, "could not wake the workers; their scan finds the tasks");
+    }
     Ok(swept)
 }
 

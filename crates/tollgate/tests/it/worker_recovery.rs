@@ -65,7 +65,8 @@ async fn insist(client: &TollgateClient, jobs: usize) -> usize {
 #[tokio::test]
 async fn lost_connections_cost_no_job_and_no_attempt() {
     let provider = Behaviour { latency_median_ms: 100, latency_p99_ms: Some(400), ..Behaviour::default() };
-    let tune = Tune { workers: 2, ..Tune::worker(&[("VISIBILITY_TIMEOUT", "3s")]) };
+    // Long enough that nobody is given up: what is lost is connections, and no more.
+    let tune = Tune { workers: 2, ..Tune::worker(&[("VISIBILITY_TIMEOUT", "12s")]) };
     let app = TestApp::start(BINARY, tune.provider(provider)).await;
     let client = app.client();
     let cutting = async {
@@ -85,6 +86,7 @@ async fn lost_connections_cost_no_job_and_no_attempt() {
     assert!(jobs >= 180);
     let well = "SELECT count(*) FROM app.jobs WHERE status = 'succeeded' AND attempts = 1";
     assert_eq!(app.number(well).await, jobs);
+    assert_eq!(i64::try_from(app.provider.stats().arrivals).ok(), Some(jobs), "an answer was thrown away");
     app.assert_consistent().await;
     // And all is as before.
     eventually("the API is well again", Duration::from_secs(5), || async {
