@@ -3,69 +3,18 @@
 //! Every refusal is checked as a whole: status, code, the six members of its document, the request's id, the field
 //! it names. After each table the server is still ready, holds no job, and has logged neither an error nor a panic.
 
-use std::process::Stdio;
 use std::time::Duration;
 
-use reqwest::header::{CONTENT_TYPE, HeaderName};
-use reqwest::{Body, Client, Method, RequestBuilder, Response};
-use serde_json::{Value, json};
-use tempfile::NamedTempFile;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use crate::watched::{SUBMIT, Watched, invalid, refused};
+use reqwest::Method;
+use reqwest::header::CONTENT_TYPE;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
-use tollgate_domain::Role;
-use tollgate_testkit::{TestApp, Tune};
-
-const SUBMIT: &str = "/v1/jobs/generations";
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// An API whose log is kept, to be looked at in the end.
-struct Watched {
-    app: TestApp,
-    http: Client,
-    url: String,
-    log: NamedTempFile,
-    _api: Child,
-}
 
 impl Watched {
-    async fn start() -> Self {
-        let app = TestApp::start(env!("CARGO_BIN_EXE_tollgate"), Tune::default()).await;
-        let log = NamedTempFile::new().unwrap();
-        let mut api = Command::new(env!("CARGO_BIN_EXE_tollgate"))
-            .args(["--json", "api", "--listen", "127.0.0.1:0"])
-            .env_clear()
-            .env("DATABASE_URL", app.db.role_url(Role::Api))
-            .current_dir(std::env::temp_dir())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log.reopen().unwrap())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let line = BufReader::new(api.stdout.take().unwrap()).lines().next_line().await.unwrap();
-        let ready: Value = serde_json::from_str(&line.expect("the API did not start")).unwrap();
-        tollgate_outbound::install_crypto_provider();
-        let http = Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
-        Self { app, http, url: ready["url"].as_str().unwrap().to_owned(), log, _api: api }
-    }
-
-    /// A request without a key.
-    fn bare(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.url))
-    }
-
-    /// A request of the first account.
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.bare(method, path).bearer_auth(&self.app.key)
-    }
-
-    fn post(&self, path: &str, body: impl Into<Body>) -> RequestBuilder {
-        self.request(Method::POST, path).header(CONTENT_TYPE, "application/json").body(body)
-    }
-
     /// Sends bytes as they are, all of them before it reads, as simple clients do; then reads until the server closes.
-    async fn raw(&self, head: &str, rest: &str) -> String {
+    async fn send_all(&self, head: &str, rest: &str) -> String {
         let mut stream = TcpStream::connect(self.url.trim_start_matches("http://")).await.unwrap();
         let sent = stream.write_all(format!("{head}{rest}").as_bytes()).await;
         sent.unwrap_or_else(|error| panic!("cut off before it had sent {} bytes: {error}", rest.len()));
@@ -76,47 +25,6 @@ impl Watched {
         read.unwrap_or_else(|_| panic!("the connection stays open after {answer}")).unwrap();
         answer
     }
-
-    /// Nothing was harmed, and there are so many jobs.
-    async fn assert_unharmed(&self, jobs: i64) {
-        let ready = self.bare(Method::GET, "/readyz").send().await.unwrap();
-        assert_eq!(ready.status(), 200);
-        for table in ["app.jobs", "queue.tasks"] {
-            let sql = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
-            let rows: i64 = sqlx::query_scalar(sql).fetch_one(&self.app.owner).await.unwrap();
-            assert_eq!(rows, jobs, "a refused request changed {table}");
-        }
-        let log = std::fs::read_to_string(self.log.path()).unwrap();
-        assert!(log.contains("answered"), "the log that is searched is empty");
-        for word in ["panic", "\"ERROR\""] {
-            assert!(!log.contains(word), "{word} in the log:\n{log}");
-        }
-    }
-}
-
-/// Checks that this is a whole problem document with that code, and returns its detail.
-async fn refused(what: &str, reply: Response, status: u16, code: &str) -> String {
-    let (was, headers) = (reply.status(), reply.headers().clone());
-    let body = reply.text().await.unwrap();
-    assert_eq!(was, status, "{what}: {body}");
-    assert_eq!(headers[CONTENT_TYPE], "application/problem+json", "{what}");
-    let document: Value =
-        serde_json::from_str(&body).unwrap_or_else(|error| panic!("{what}: {error}: {body}"));
-    let mut members: Vec<_> = document.as_object().unwrap().keys().map(String::as_str).collect();
-    members.sort_unstable();
-    assert_eq!(members, ["code", "detail", "request_id", "status", "title", "type"], "{what}");
-    assert_eq!(document["status"], status, "{what}");
-    assert_eq!(document["code"], code, "{what}: {body}");
-    assert_eq!(document["type"], format!("urn:tollgate:problem:{code}"), "{what}");
-    assert!(!document["title"].as_str().unwrap().is_empty(), "{what}");
-    assert_eq!(document["request_id"], headers[REQUEST_ID].to_str().unwrap(), "{what}");
-    document["detail"].as_str().unwrap().to_owned()
-}
-
-/// Checks that this is refused as invalid, in words that hold `says`.
-async fn invalid(what: &str, reply: Response, says: &str) {
-    let detail = refused(what, reply, 400, "invalid_request").await;
-    assert!(detail.contains(says), "{what}: `{detail}` does not say `{says}`");
 }
 
 /// What stands beside a sound prompt, and what the refusal must name.
@@ -320,7 +228,7 @@ async fn a_body_of_any_length_is_refused_and_the_client_learns_why() {
         let counted = format!("Content-Length: {length}\r\n\r\n{body}");
         let chunked = format!("Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n");
         for rest in [counted, chunked] {
-            let answer = api.raw(&head, &rest).await;
+            let answer = api.send_all(&head, &rest).await;
             assert!(answer.starts_with("HTTP/1.1 413"), "{length} bytes: {answer}");
             assert!(answer.contains("\"code\":\"payload_too_large\""), "{answer}");
         }
@@ -340,7 +248,7 @@ async fn a_body_that_breaks_off_or_is_no_body_is_refused() {
         "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n{}",
         "Content-Type: application/json\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
     ] {
-        let answer = api.raw(&head, rest).await;
+        let answer = api.send_all(&head, rest).await;
         // Who closes his side halfway may find nobody left to be told.
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{rest}: {answer}");
     }

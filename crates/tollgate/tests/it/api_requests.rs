@@ -3,68 +3,18 @@
 //! Every refusal is checked as a whole: status, code, the six members of its document, the request's id. After each
 //! table the server is still ready, holds no job it should not, and has logged neither an error nor a panic.
 
-use std::process::Stdio;
 use std::time::Duration;
 
+use crate::watched::{REQUEST_ID, SUBMIT, Watched, invalid, refused};
+use reqwest::Method;
 use reqwest::header::{ACCEPT, ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
-use reqwest::{Body, Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
-use tempfile::NamedTempFile;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
-use tollgate_domain::{Role, ids};
+use tollgate_domain::ids;
 use tollgate_model::key::Scope;
-use tollgate_testkit::{TestApp, Tune};
-
-const SUBMIT: &str = "/v1/jobs/generations";
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// An API whose log is kept, to be looked at in the end.
-struct Watched {
-    app: TestApp,
-    http: Client,
-    url: String,
-    log: NamedTempFile,
-    _api: Child,
-}
 
 impl Watched {
-    async fn start() -> Self {
-        let app = TestApp::start(env!("CARGO_BIN_EXE_tollgate"), Tune::default()).await;
-        let log = NamedTempFile::new().unwrap();
-        let mut api = Command::new(env!("CARGO_BIN_EXE_tollgate"))
-            .args(["--json", "api", "--listen", "127.0.0.1:0"])
-            .env_clear()
-            .env("DATABASE_URL", app.db.role_url(Role::Api))
-            .current_dir(std::env::temp_dir())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log.reopen().unwrap())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let line = BufReader::new(api.stdout.take().unwrap()).lines().next_line().await.unwrap();
-        let ready: Value = serde_json::from_str(&line.expect("the API did not start")).unwrap();
-        tollgate_outbound::install_crypto_provider();
-        let http = Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
-        Self { app, http, url: ready["url"].as_str().unwrap().to_owned(), log, _api: api }
-    }
-
-    /// A request without a key.
-    fn bare(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.url))
-    }
-
-    /// A request of the first account.
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.bare(method, path).bearer_auth(&self.app.key)
-    }
-
-    fn post(&self, path: &str, body: impl Into<Body>) -> RequestBuilder {
-        self.request(Method::POST, path).header(CONTENT_TYPE, "application/json").body(body)
-    }
-
     /// Sends bytes as they are and reads until the server closes. A server may answer before it has read everything,
     /// so what cannot be written any more is no failure.
     async fn raw(&self, parts: &[&[u8]]) -> (u16, String) {
@@ -76,47 +26,6 @@ impl Watched {
         assert!(read.is_ok(), "the connection stayed open after {answer:?}");
         (answer.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0), answer)
     }
-
-    /// Nothing was harmed, and there are so many jobs.
-    async fn assert_unharmed(&self, jobs: i64) {
-        let ready = self.bare(Method::GET, "/readyz").send().await.unwrap();
-        assert_eq!(ready.status(), 200);
-        for table in ["app.jobs", "queue.tasks"] {
-            let sql = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
-            let rows: i64 = sqlx::query_scalar(sql).fetch_one(&self.app.owner).await.unwrap();
-            assert_eq!(rows, jobs, "a refused request changed {table}");
-        }
-        let log = std::fs::read_to_string(self.log.path()).unwrap();
-        assert!(log.contains("answered"), "the log that is searched is empty");
-        for word in ["panic", "\"ERROR\""] {
-            assert!(!log.contains(word), "{word} in the log:\n{log}");
-        }
-    }
-}
-
-/// Checks that this is a whole problem document with that code, and returns its detail.
-async fn refused(what: &str, reply: Response, status: u16, code: &str) -> String {
-    let (was, headers) = (reply.status(), reply.headers().clone());
-    let body = reply.text().await.unwrap();
-    assert_eq!(was, status, "{what}: {body}");
-    assert_eq!(headers[CONTENT_TYPE], "application/problem+json", "{what}");
-    let document: Value =
-        serde_json::from_str(&body).unwrap_or_else(|error| panic!("{what}: {error}: {body}"));
-    let mut members: Vec<_> = document.as_object().unwrap().keys().map(String::as_str).collect();
-    members.sort_unstable();
-    assert_eq!(members, ["code", "detail", "request_id", "status", "title", "type"], "{what}");
-    assert_eq!(document["status"], status, "{what}");
-    assert_eq!(document["code"], code, "{what}: {body}");
-    assert_eq!(document["type"], format!("urn:tollgate:problem:{code}"), "{what}");
-    assert!(!document["title"].as_str().unwrap().is_empty(), "{what}");
-    assert_eq!(document["request_id"], headers[REQUEST_ID].to_str().unwrap(), "{what}");
-    document["detail"].as_str().unwrap().to_owned()
-}
-
-/// Checks that this is refused as invalid, in words that hold `says`.
-async fn invalid(what: &str, reply: Response, says: &str) {
-    let detail = refused(what, reply, 400, "invalid_request").await;
-    assert!(detail.contains(says), "{what}: `{detail}` does not say `{says}`");
 }
 
 #[tokio::test]

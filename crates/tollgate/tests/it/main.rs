@@ -17,6 +17,7 @@ mod walls_catalogue;
 mod walls_sessions;
 mod walls_start;
 mod walls_tenants;
+mod watched;
 mod worker_cancel;
 mod worker_chaos;
 mod worker_leases;
