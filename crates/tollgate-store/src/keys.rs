@@ -1,5 +1,6 @@
 //! API keys. The secret is never here, only its hash.
 
+use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use tollgate_model::account::AccountId;
 use tollgate_model::key::{KeyInfo, Scope};
@@ -77,44 +78,49 @@ pub async fn find_key(pool: &PgPool, prefix: &str) -> Result<Vec<KeyCandidate>> 
     .await
 }
 
+/// A key's row, its hash left out.
+struct KeyRow {
+    id: Uuid,
+    name: String,
+    prefix: String,
+    scopes: Vec<String>,
+    created_at: DateTime<Utc>,
+    revoked_at: Option<DateTime<Utc>>,
+}
+
+impl From<KeyRow> for KeyInfo {
+    fn from(row: KeyRow) -> Self {
+        let KeyRow { id, name, prefix, scopes: names, created_at, revoked_at } = row;
+        Self { id, name, prefix, scopes: scopes(&names), created_at, revoked_at }
+    }
+}
+
 /// Keys by age, newest first, older than `before`.
 pub async fn list_keys(tx: &mut TenantTx, before: Option<Uuid>, limit: i64) -> Result<Vec<KeyInfo>> {
-    sqlx::query!(
+    sqlx::query_as!(
+        KeyRow,
         "SELECT id, name, prefix, scopes, created_at, revoked_at FROM app.api_keys
          WHERE account_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
         tx.account().0,
         before.unwrap_or(Uuid::max()),
         limit,
     )
-    .map(|row| KeyInfo {
-        id: row.id,
-        name: row.name,
-        prefix: row.prefix,
-        scopes: scopes(&row.scopes),
-        created_at: row.created_at,
-        revoked_at: row.revoked_at,
-    })
+    .map(KeyInfo::from)
     .fetch_all(tx.conn())
     .await
 }
 
 /// Revokes a key; again is no error. `None`: the account has no such key.
 pub async fn revoke_key(tx: &mut TenantTx, id: Uuid) -> Result<Option<KeyInfo>> {
-    sqlx::query!(
+    sqlx::query_as!(
+        KeyRow,
         r#"UPDATE app.api_keys SET revoked_at = coalesce(revoked_at, now())
            WHERE account_id = $1 AND id = $2
            RETURNING id, name, prefix, scopes, created_at, revoked_at"#,
         tx.account().0,
         id,
     )
-    .map(|row| KeyInfo {
-        id: row.id,
-        name: row.name,
-        prefix: row.prefix,
-        scopes: scopes(&row.scopes),
-        created_at: row.created_at,
-        revoked_at: row.revoked_at,
-    })
+    .map(KeyInfo::from)
     .fetch_optional(tx.conn())
     .await
 }
