@@ -14,6 +14,7 @@ mod hashing;
 pub mod ids;
 pub mod jobs;
 pub mod keys;
+pub mod queue;
 pub mod runs;
 pub mod submit;
 pub mod sweep;
@@ -22,5 +23,5 @@ pub mod workers;
 
 pub use database::{Database, Health};
 pub use error::{Error, Result};
-pub use tollgate_store::{ConnectError, MigrateError, Role, migrate};
+pub use tollgate_store::{ConnectError, LaneSettings, MigrateError, Role, migrate};
 pub use waker::{Waker, waker};

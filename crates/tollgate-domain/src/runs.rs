@@ -1,18 +1,19 @@
 //! A run: from the claim of a task to the end of its lease. Nothing here waits for a provider; the worker does,
 //! between [`claim`] and one of the others, with no transaction open.
 
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
 use tollgate_model::generation::{GenerationOutput, GenerationRequest, ProviderFailure};
 use tollgate_model::job::JobError;
+use tollgate_model::lanes::Plan;
 use tollgate_model::queue::{ClaimedTask, Lease, QueueName, QueuePolicy};
 use tollgate_model::retry::{AfterFailure, after_failure};
 use tollgate_store as store;
 use tollgate_store::{StartedJob, SystemTx, TenantTx, Tx as _};
 use uuid::Uuid;
 
-use crate::{Database, Result};
+use crate::{Database, Result, queue};
+
+const QUEUE: QueueName = QueueName::GenerationCreate;
 
 /// A job in a worker's hands.
 #[derive(Debug, Clone)]
@@ -26,30 +27,15 @@ pub struct Run {
     pub request: Result<GenerationRequest, String>,
 }
 
-/// What a claim brought.
-#[derive(Debug)]
-pub struct Claim {
-    /// Jobs to run, first priority first.
-    pub runs: Vec<Run>,
-    /// Where there was nothing to claim: how long until the next scheduled task is due, if there is one.
-    pub due_in: Option<Duration>,
-}
-
-/// How many scheduled tasks one claim makes ready; what is left over, the next one does.
-const PROMOTE_LIMIT: i64 = 1000;
-
-/// Leases up to `limit` jobs to the worker and marks them running, in one commit.
-pub async fn claim(db: &Database, policy: &QueuePolicy, worker: Uuid, limit: usize) -> Result<Claim> {
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+/// Leases jobs to the worker as planned and marks them running, in one commit.
+pub async fn claim(db: &Database, worker: Uuid, settings: i64, plan: &Plan) -> Result<Vec<Run>> {
     let mut tx = SystemTx::begin(db.pool()).await?;
-    store::promote_due(&mut tx, policy.name, PROMOTE_LIMIT).await?;
-    let mut tasks = store::claim(&mut tx, policy.name, worker, limit).await?;
+    let mut tasks = queue::take(&mut tx, QUEUE, worker, settings, plan).await?;
+    tasks.sort_by_key(|task| (task.lease.account, task.place));
     let Some(first) = tasks.first().map(|task| task.lease.account) else {
-        let due_in = store::due_in(&mut tx, policy.name).await?;
         tx.commit().await?;
-        return Ok(Claim { runs: Vec::new(), due_in });
+        return Ok(Vec::new());
     };
-    tasks.sort_by_key(|task| (task.lease.account, task.lease.task));
     let mut runs = Vec::with_capacity(tasks.len());
     let mut tx = tx.enter(first).await?;
     for tasks in tasks.chunk_by(|a, b| a.lease.account == b.lease.account) {
@@ -70,7 +56,7 @@ pub async fn claim(db: &Database, policy: &QueuePolicy, worker: Uuid, limit: usi
         }
     }
     tx.commit().await?;
-    Ok(Claim { runs, due_in: None })
+    Ok(runs)
 }
 
 /// How a settlement ended.
@@ -165,14 +151,14 @@ pub async fn settle_failure(
 
 /// Hands a job back unharmed: the attempt does not count, and an idle worker is told of it. `false`: the lease was
 /// lost already.
-pub async fn release(db: &Database, queue: QueueName, lease: Lease, reason: &str) -> Result<bool> {
+pub async fn release(db: &Database, lease: Lease, reason: &str) -> Result<bool> {
     let mut tx = TenantTx::begin(db.pool(), lease.account).await?;
     if !store::release(&mut tx, lease).await? {
         return Ok(false);
     }
     store::mark_requeued(&mut tx, &[lease.task], reason).await?;
     tx.commit().await?;
-    if let Err(error) = store::notify_ready(db.pool(), queue).await {
+    if let Err(error) = store::notify_ready(db.pool(), QUEUE).await {
         tracing::debug!(%error, job_id = %lease.task, "could not wake the workers; their scan finds the task");
     }
     Ok(true)

@@ -30,12 +30,14 @@ pub async fn submit(
         id,
         queue: QueueName::GenerationCreate,
         task_type: &job.job_type,
+        // The job's row holds what there is to do.
+        payload: &serde_json::Value::Object(serde_json::Map::new()),
         priority: job.priority,
         max_attempts: job.max_attempts,
         run_at: job.scheduled_at,
         ttl,
     };
-    store::enqueue(&mut tx, task).await?;
+    store::enqueue(&mut tx, account, task).await?;
     tx.commit().await?;
     waker.wake();
     metrics::counter!("tollgate_jobs_submitted_total", "type" => job.job_type).increment(1);

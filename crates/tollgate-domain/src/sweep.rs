@@ -23,14 +23,30 @@ pub struct Swept {
     pub poisoned: usize,
     /// Tasks that expired before a worker took them.
     pub expired: usize,
+    /// Tasks leased to a worker that does not exist. There must be none.
+    pub orphans: usize,
+    /// Lanes that slept with tasks ready. There must be none.
+    pub lost_wakeups: i64,
 }
 
-/// Gives up dead workers, returns their tasks to the queue, and fails what has expired.
-pub async fn sweep(db: &Database) -> Result<Swept> {
+/// Where the next look for lost wake-ups goes on, queue by queue.
+#[derive(Debug, Clone)]
+pub struct Rounds([AccountId; QueueName::ALL.len()]);
+
+impl Default for Rounds {
+    fn default() -> Self {
+        Self([AccountId(Uuid::nil()); QueueName::ALL.len()])
+    }
+}
+
+/// Gives up dead workers, returns their tasks to the queue, fails what has expired, and looks for what must not be there.
+pub async fn sweep(db: &Database, rounds: &mut Rounds) -> Result<Swept> {
     let mut swept = Swept::default();
     // By turns: a long list of one must not delay the other.
-    while take_back(db, &mut swept).await? | expire(db, &mut swept).await? {}
-    if swept.requeued > 0
+    while take_back_dead(db, &mut swept).await? | expire(db, &mut swept).await? {}
+    find_orphans(db, &mut swept).await?;
+    find_lost_wakeups(db, rounds, &mut swept).await?;
+    if (swept.requeued > 0 || swept.lost_wakeups > 0)
         && let Err(error) = store::notify_ready(db.pool(), QueueName::GenerationCreate).await
     {
         tracing::debug!(%error, "could not wake the workers; their scan finds the tasks");
@@ -39,16 +55,26 @@ pub async fn sweep(db: &Database) -> Result<Swept> {
 }
 
 /// One batch; `true`: there may be more.
-async fn take_back(db: &Database, swept: &mut Swept) -> Result<bool> {
+async fn take_back_dead(db: &Database, swept: &mut Swept) -> Result<bool> {
     let mut tx = SystemTx::begin(db.pool()).await?;
-    // First the workers: one that wakes up now finds itself gone, before its tasks are.
-    swept.dead_workers += store::remove_dead(&mut tx).await?;
-    let mut lost = store::take_back_lost(&mut tx, BATCH).await?;
+    let Some(worker) = store::lock_dead_worker(&mut tx).await? else {
+        tx.commit().await?;
+        return Ok(false);
+    };
+    take_back(tx, worker, swept).await
+}
+
+/// Takes back one batch of the worker's tasks; after the last one, the worker's row goes. `true`: there is more to do.
+async fn take_back(mut tx: SystemTx, worker: Uuid, swept: &mut Swept) -> Result<bool> {
+    let mut lost = store::take_back(&mut tx, worker, BATCH).await?;
     let full = i64::try_from(lost.len()) == Ok(BATCH);
+    // While the row stands, its tasks are found by it.
+    let removed = !full && store::remove_dead(&mut tx, worker).await?;
+    swept.dead_workers += u64::from(removed);
     lost.sort_unstable();
     let Some(&(first, ..)) = lost.first() else {
         tx.commit().await?;
-        return Ok(false);
+        return Ok(removed);
     };
     let error = JobError {
         code: codes::WORKER_LOST.into(),
@@ -68,29 +94,57 @@ async fn take_back(db: &Database, swept: &mut Swept) -> Result<bool> {
     }
     tx.commit().await?;
     swept.requeued += lost.len();
-    Ok(full)
+    Ok(full || removed)
+}
+
+async fn find_orphans(db: &Database, swept: &mut Swept) -> Result<()> {
+    let mut tx = SystemTx::begin(db.pool()).await?;
+    let workers = store::orphan_workers(&mut tx).await?;
+    tx.commit().await?;
+    for worker in workers {
+        let before = swept.requeued;
+        while take_back(SystemTx::begin(db.pool()).await?, worker, swept).await? {}
+        swept.orphans += swept.requeued - before;
+    }
+    Ok(())
+}
+
+async fn find_lost_wakeups(db: &Database, rounds: &mut Rounds, swept: &mut Swept) -> Result<()> {
+    for (queue, after) in QueueName::ALL.into_iter().zip(&mut rounds.0) {
+        let mut tx = SystemTx::begin(db.pool()).await?;
+        let (woken, last) = store::wake_lanes_with_work(&mut tx, queue, *after, BATCH).await?;
+        tx.commit().await?;
+        swept.lost_wakeups += woken;
+        *after = last.unwrap_or(AccountId(Uuid::nil()));
+    }
+    Ok(())
 }
 
 /// One batch; `true`: there may be more.
 async fn expire(db: &Database, swept: &mut Swept) -> Result<bool> {
-    let error = JobError {
-        code: codes::EXPIRED.into(),
-        message: "not finished within its time to live (GENERATION_JOB_TTL)".into(),
-    };
+    let error =
+        JobError { code: codes::EXPIRED.into(), message: "not finished within its time to live".into() };
     let mut tx = SystemTx::begin(db.pool()).await?;
-    let mut expired: Vec<(AccountId, Uuid)> = store::bury_expired(&mut tx, &error, BATCH).await?;
-    expired.sort_unstable();
-    let Some(&(first, _)) = expired.first() else {
+    let expired = store::bury_expired(&mut tx, &error, BATCH).await?;
+    swept.expired += expired.len();
+    let full = i64::try_from(expired.len()) == Ok(BATCH);
+    // Other queues' tasks stand for nothing that has a status of its own.
+    let mut jobs: Vec<(AccountId, Uuid)> = expired
+        .into_iter()
+        .filter(|(queue, ..)| *queue == QueueName::GenerationCreate)
+        .map(|(_, account, id)| (account, id))
+        .collect();
+    jobs.sort_unstable();
+    let Some(&(first, _)) = jobs.first() else {
         tx.commit().await?;
-        return Ok(false);
+        return Ok(full);
     };
     let mut tx = tx.enter(first).await?;
-    for tasks in expired.chunk_by(|a, b| a.0 == b.0) {
+    for tasks in jobs.chunk_by(|a, b| a.0 == b.0) {
         tx = tx.enter(tasks[0].0).await?;
         let ids: Vec<Uuid> = tasks.iter().map(|task| task.1).collect();
         store::mark_failed(&mut tx, &ids, &error).await?;
     }
     tx.commit().await?;
-    swept.expired += expired.len();
-    Ok(i64::try_from(expired.len()) == Ok(BATCH))
+    Ok(full)
 }

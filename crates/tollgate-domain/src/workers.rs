@@ -19,13 +19,18 @@ pub async fn register(db: &Database, name: &str, timeout: Duration) -> Result<Uu
     Ok(worker)
 }
 
-/// A sign of life. Returns the leases that the worker holds by the database's account, or `None` if it was given up:
-/// then it holds none, and must sign in anew.
-pub async fn heartbeat(db: &Database, worker: Uuid) -> Result<Option<Vec<Lease>>> {
+/// A sign of life. Returns the leases from token `from` on that the worker holds by the database's account, or `None` if
+/// it was given up: then it holds none, and must sign in anew.
+pub async fn heartbeat(db: &Database, worker: Uuid, from: i64) -> Result<Option<Vec<Lease>>> {
     if !store::heartbeat(db.pool(), worker).await? {
         return Ok(None);
     }
-    Ok(Some(store::held_leases(db.pool(), worker).await?))
+    Ok(Some(store::held_leases(db.pool(), worker, from).await?))
+}
+
+/// The last fencing token that anybody was given.
+pub async fn last_token(db: &Database) -> Result<i64> {
+    Ok(store::last_token(db.pool()).await?)
 }
 
 /// Signs out.

@@ -11,6 +11,7 @@ pub mod generation;
 pub mod job;
 pub mod job_type;
 pub mod key;
+pub mod lanes;
 pub mod object;
 pub mod queue;
 pub mod retry;

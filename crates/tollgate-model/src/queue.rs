@@ -1,14 +1,16 @@
 //! Queues, tasks and leases: the words of the engine (SPEC Q1–Q5).
 //!
-//! A task is the queue's unit of work behind a job, later also behind a delivery or a grant. Its id is the id of
-//! the thing it stands for, so that neither side stores the other's key.
+//! A task is the queue's unit of work behind a job, a delivery or a grant. Its id is the id of the thing it stands for,
+//! so that neither side stores the other's key.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::account::AccountId;
+use crate::lanes::Place;
 use crate::retry::RetrySchedule;
 
 /// A queue's name, as stored with its tasks.
@@ -16,14 +18,33 @@ use crate::retry::RetrySchedule;
 pub enum QueueName {
     /// Generation jobs.
     GenerationCreate,
+    /// Probes of a provider that has failed.
+    GenerationProbe,
+    /// Webhook deliveries.
+    WebhookDelivery,
+    /// Credits that were bought.
+    BillingCreditGrant,
 }
 
 impl QueueName {
+    /// Every queue.
+    pub const ALL: [Self; 4] =
+        [Self::GenerationCreate, Self::GenerationProbe, Self::WebhookDelivery, Self::BillingCreditGrant];
+
     /// The name that is stored and shown.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::GenerationCreate => "generation.create",
+            Self::GenerationProbe => "generation.probe",
+            Self::WebhookDelivery => "webhook.delivery",
+            Self::BillingCreditGrant => "billing.credit_grant",
         }
+    }
+
+    /// The queue of this name, `.dlq` at its end or not; `None`: there is none.
+    pub fn parse(name: &str) -> Option<Self> {
+        let name = name.strip_suffix(".dlq").unwrap_or(name);
+        Self::ALL.into_iter().find(|queue| queue.as_str() == name)
     }
 
     /// Where this queue's dead letters are.
@@ -58,10 +79,16 @@ pub struct Lease {
 }
 
 /// A task in a worker's hands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ClaimedTask {
     /// The right to finish it.
     pub lease: Lease,
+    /// What kind of work it is, in its queue's own words.
+    pub task_type: String,
+    /// What the work needs to know, where it is not stored with the thing that the task stands for.
+    pub payload: Value,
+    /// Where it stood in its lane.
+    pub place: Place,
     /// Which attempt this is, from 1.
     pub attempt: i32,
     /// Attempts it may take.
@@ -70,6 +97,19 @@ pub struct ClaimedTask {
     pub waited: Duration,
     /// When it expires.
     pub expires_at: DateTime<Utc>,
+}
+
+/// How many tasks there are, of an account in a queue or in all. The first two are of now, the others of all time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueueCounts {
+    /// Waiting: for a worker, for their time or for their next attempt.
+    pub queued: i64,
+    /// In a worker's hands.
+    pub running: i64,
+    /// Ended well.
+    pub done: i64,
+    /// In the dead letters, or purged from them.
+    pub failed: i64,
 }
 
 /// How often a task may be lost with its worker before it is held to be the cause (a poison task). Far above

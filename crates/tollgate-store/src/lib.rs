@@ -11,6 +11,7 @@ mod connect;
 mod dead_letters;
 mod jobs;
 mod keys;
+mod lanes;
 mod migrate;
 mod tasks;
 mod tx;
@@ -19,20 +20,25 @@ mod workers;
 
 pub use accounts::{balance, insert_account, list_accounts, post_credits};
 pub use connect::{ConnectError, Role, connect, connect_operator};
-pub use dead_letters::{bury, bury_expired, bury_unleased};
 pub use jobs::{
     StartedJob, events_after, insert_job, insert_result, job_by_id, jobs_page, mark_cancelled, mark_failed,
     mark_requeued, mark_retrying, mark_running, mark_succeeded,
 };
 pub use keys::{KeyCandidate, find_key, insert_key, list_keys, revoke_key};
+pub use lanes::{
+    LaneSettings, awake_lanes, change_settings, lane_counts, lane_settings, lock_lanes, put_to_sleep,
+    queue_counts, set_lane, set_queue,
+};
 pub use migrate::{MigrateError, migrate, schema_is_current};
 pub use sqlx::{Error, PgPool};
 pub use tasks::{
-    NewTask, claim, delete_task, due_in, enqueue, finish, promote_due, release, retry_at, take_back_lost,
+    LaneRoom, NewTask, bury, bury_expired, bury_unleased, claim, delete_task, due_in, enqueue, enqueue_all,
+    finish, finish_all, lock_caps, lock_dead_worker, orphan_workers, promote_due, release, retry_at,
+    take_back, take_cap, wake_lanes_with_work,
 };
-pub use tx::{SystemTx, TenantTx, Tx};
-pub use wake::{Signal, Wakeups, notify_cancelled, notify_ready};
-pub use workers::{deregister, heartbeat, held_leases, register, remove_dead};
+pub use tx::{Alone, SystemTx, TenantTx, Tx};
+pub use wake::{IdleSign, Signal, Wakeups, notify_cancelled, notify_ready};
+pub use workers::{deregister, heartbeat, held_leases, last_token, register, remove_dead};
 
 /// What a store function returns.
 pub type Result<T> = std::result::Result<T, sqlx::Error>;

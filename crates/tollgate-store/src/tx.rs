@@ -1,6 +1,7 @@
 //! The two kinds of transaction. A function's argument says which wall it stands behind.
 
 use chrono::{DateTime, Utc};
+use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 use tollgate_model::account::AccountId;
 
@@ -70,7 +71,26 @@ impl SystemTx {
     }
 }
 
-/// What both kinds can do: the queue's statements name their account themselves.
+/// A connection on which every statement is its own transaction.
+#[derive(Debug)]
+pub struct Alone {
+    conn: PoolConnection<Postgres>,
+}
+
+impl Alone {
+    /// Takes a connection.
+    pub async fn acquire(pool: &PgPool) -> Result<Self> {
+        Ok(Self { conn: pool.acquire().await? })
+    }
+}
+
+impl Tx for Alone {
+    fn connection(&mut self) -> &mut PgConnection {
+        &mut self.conn
+    }
+}
+
+/// What all kinds can do: the queue's statements name their account themselves.
 pub trait Tx: Send {
     /// The connection that the transaction runs on.
     #[doc(hidden)]

@@ -33,32 +33,49 @@ pub async fn heartbeat(pool: &PgPool, worker: Uuid) -> Result<bool> {
     Ok(done.rows_affected() == 1)
 }
 
-/// The leases that the worker holds, by the database's account.
-pub async fn held_leases(pool: &PgPool, worker: Uuid) -> Result<Vec<Lease>> {
+/// The last fencing token that anybody was given.
+pub async fn last_token(pool: &PgPool) -> Result<i64> {
+    sqlx::query_scalar!("SELECT last_value FROM queue.lease_token").fetch_one(pool).await
+}
+
+/// The leases from token `from` on that the worker holds, by the database's account. What it took before is not stepped
+/// over once more.
+pub async fn held_leases(pool: &PgPool, worker: Uuid, from: i64) -> Result<Vec<Lease>> {
     sqlx::query!(
-        r#"SELECT account_id, id, lease AS "lease!" FROM queue.tasks WHERE worker_id = $1 AND state = 'running'"#,
-        worker
+        r#"SELECT account_id, id, lease AS "lease!" FROM queue.tasks
+           WHERE worker_id = $1 AND state = 'running' AND lease >= $2"#,
+        worker,
+        from,
     )
     .map(|row| Lease { account: AccountId(row.account_id), task: row.id, token: row.lease })
     .fetch_all(pool)
     .await
 }
 
-/// Signs a worker out.
+/// Signs a worker out. What it still holds, if anything, others may take back at once.
 pub async fn deregister(pool: &PgPool, worker: Uuid) -> Result<()> {
-    sqlx::query!("DELETE FROM queue.workers WHERE id = $1", worker).execute(pool).await?;
+    sqlx::query!(
+        "WITH left_behind AS (
+             UPDATE queue.workers SET heartbeat_at = '-infinity'
+             WHERE id = $1 AND EXISTS (SELECT FROM queue.tasks WHERE worker_id = $1 AND state = 'running')
+             RETURNING id)
+         DELETE FROM queue.workers WHERE id = $1 AND NOT EXISTS (SELECT FROM left_behind)",
+        worker
+    )
+    .execute(pool)
+    .await?;
     Ok(())
 }
 
-/// Gives up workers that have not been heard of for as long as each of them allowed. One that is only late finds its row
-/// gone. A row that is just being touched is passed over: its worker lives, or another sweep has it.
-pub async fn remove_dead(tx: &mut SystemTx) -> Result<u64> {
+/// Removes a worker that was given up, unless it still holds a task (one that is just being settled, say). One that is only
+/// late finds its row gone. `false`: it still holds one.
+pub async fn remove_dead(tx: &mut SystemTx, worker: Uuid) -> Result<bool> {
     let done = sqlx::query!(
-        "DELETE FROM queue.workers WHERE id = ANY (ARRAY(
-             SELECT id FROM queue.workers WHERE heartbeat_at + visibility_timeout < clock_timestamp()
-             ORDER BY id FOR UPDATE SKIP LOCKED))"
+        "DELETE FROM queue.workers
+         WHERE id = $1 AND NOT EXISTS (SELECT FROM queue.tasks WHERE worker_id = $1 AND state = 'running')",
+        worker
     )
     .execute(tx.conn())
     .await?;
-    Ok(done.rows_affected())
+    Ok(done.rows_affected() == 1)
 }

@@ -57,7 +57,7 @@ impl Held {
 
 /// A lease in hand.
 #[derive(Debug)]
-pub(crate) struct HeldLease<'a> {
+pub struct HeldLease<'a> {
     held: &'a Held,
     token: i64,
     lost: CancellationToken,
@@ -65,7 +65,7 @@ pub(crate) struct HeldLease<'a> {
 
 impl HeldLease<'_> {
     /// Returns once the lease is known to be lost.
-    pub(crate) async fn lost(&self) {
+    pub async fn lost(&self) {
         self.lost.cancelled().await;
     }
 }

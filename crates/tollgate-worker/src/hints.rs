@@ -4,20 +4,20 @@ use std::sync::Arc;
 
 use tollgate_domain::workers::{Hints, Signal};
 
-use crate::Worker;
 use crate::backoff::Backoff;
+use crate::{Work, Worker};
 
 /// Listens until it is dropped.
-pub(crate) async fn listen(worker: Arc<Worker>) {
+pub(crate) async fn listen<W: Work>(worker: Arc<Worker<W>>) {
     let mut database = Backoff::new("listening");
     loop {
         match Hints::listen(&worker.db).await {
             Ok(mut hints) => {
                 // What came while nobody listened is found by looking.
-                worker.ready.notify_one();
+                worker.look_again();
                 loop {
                     match hints.next().await {
-                        Ok(Signal::Ready) => worker.ready.notify_one(),
+                        Ok(Signal::Ready) => worker.look_again(),
                         Ok(Signal::Cancelled(task)) => worker.held.lose_task(task),
                         Err(error) => break database.failed(&error).await,
                     }

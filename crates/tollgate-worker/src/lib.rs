@@ -8,11 +8,14 @@
 
 mod backoff;
 mod claiming;
+mod finishing;
+mod generation;
 mod heartbeat;
 mod held;
 mod hints;
-mod running;
+mod scheduling;
 mod sweeping;
+mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,11 +24,15 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tollgate_domain::{Database, Error, Result, workers};
-use tollgate_model::queue::QueuePolicy;
-use tollgate_outbound::Provider;
+use tollgate_model::queue::{Lease, QueueName, QueuePolicy};
 use uuid::Uuid;
 
+use crate::finishing::Finishing;
 use crate::held::Held;
+
+pub use generation::Generation;
+pub use held::HeldLease;
+pub use work::Work;
 
 /// What the last statements of a process may take.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -41,14 +48,14 @@ pub struct WorkerConfig {
     pub visibility_timeout: Duration,
     /// How often an idle worker looks without having been told to: the safety net under the hints.
     pub poll_interval: Duration,
-    /// At shutdown: how long running jobs may still finish before they are handed back.
+    /// At shutdown: how long running tasks may still finish before they are handed back.
     pub drain: Duration,
 }
 
 /// A worker process.
-pub struct Worker {
+pub struct Worker<W> {
     db: Database,
-    provider: Arc<dyn Provider>,
+    work: W,
     config: WorkerConfig,
     /// What it is called in the database. Changes when it was given up and signs in anew.
     id: watch::Sender<Uuid>,
@@ -56,23 +63,66 @@ pub struct Worker {
     held: Held,
     /// There may be something to claim.
     ready: Notify,
+    /// There may be something in the schedule that is due sooner than was known.
+    scheduled: Notify,
+    /// Tasks that are done, to be taken out of the queue together.
+    finishing: Finishing,
     /// The drain is over: hand back what is left.
     hand_back: CancellationToken,
 }
 
-impl Worker {
+impl<W: Work> Worker<W> {
     /// Signs a worker in.
-    pub async fn start(db: Database, provider: Arc<dyn Provider>, config: WorkerConfig) -> Result<Self> {
+    pub async fn start(db: Database, work: W, config: WorkerConfig) -> Result<Self> {
         let id = workers::register(&db, &config.name, config.visibility_timeout).await?;
         Ok(Self {
             db,
-            provider,
+            work,
             config,
             id: watch::Sender::new(id),
             held: Held::default(),
             ready: Notify::new(),
+            scheduled: Notify::new(),
+            finishing: Finishing::default(),
             hand_back: CancellationToken::new(),
         })
+    }
+
+    /// The database.
+    pub fn db(&self) -> &Database {
+        &self.db
+    }
+
+    /// What it does.
+    pub fn work(&self) -> &W {
+        &self.work
+    }
+
+    /// The queue it serves.
+    pub fn queue(&self) -> QueueName {
+        self.config.policy.name
+    }
+
+    /// How that queue treats its tasks.
+    pub fn policy(&self) -> &QueuePolicy {
+        &self.config.policy
+    }
+
+    /// Returns once the drain is over, and what is still in hand is to be handed back.
+    pub async fn handing_back(&self) {
+        self.hand_back.cancelled().await;
+    }
+
+    /// A task went back to the queue that the claiming and scheduling loops may know nothing of.
+    pub fn look_again(&self) {
+        self.ready.notify_one();
+        self.scheduled.notify_one();
+    }
+
+    /// Ends the lease of a task that is done and stands for nothing else, in one commit with others. `false`: the lease was
+    /// lost. Repeated until the database answers: a commit that nobody saw is found as a lost lease the next time.
+    pub async fn finish(&self, lease: Lease) -> bool {
+        self.finishing.finish(lease).await
     }
 
     /// Works until `shutdown`, then stops claiming, lets what runs finish until the drain is over, hands back the
@@ -85,6 +135,8 @@ impl Worker {
         beside.spawn(stop.clone().run_until_cancelled_owned(heartbeat::beat(worker.clone())));
         beside.spawn(stop.clone().run_until_cancelled_owned(sweeping::sweep(worker.clone())));
         beside.spawn(stop.clone().run_until_cancelled_owned(hints::listen(worker.clone())));
+        beside.spawn(stop.clone().run_until_cancelled_owned(scheduling::promote(worker.clone())));
+        beside.spawn(stop.clone().run_until_cancelled_owned(finishing::finish(worker.clone())));
 
         let runs = TaskTracker::new();
         let claiming = claiming::claim(&worker, &runs, &shutdown);

@@ -13,7 +13,7 @@ use tollgate_domain::{Database, Health, Role, waker};
 use tollgate_http::Api;
 use tollgate_model::queue::QueueName;
 use tollgate_outbound::{OpenAi, OpenAiConfig, Provider};
-use tollgate_worker::{Worker, WorkerConfig};
+use tollgate_worker::{Generation, Worker, WorkerConfig};
 use url::Url;
 
 use crate::config::Config;
@@ -112,7 +112,7 @@ pub(crate) async fn run_worker(
         poll_interval: config.queue_poll_interval,
         drain: config.shutdown_grace,
     };
-    let worker = Worker::start(db.clone(), provider(config)?, settings).await?;
+    let worker = Worker::start(db.clone(), Generation::new(provider(config)?), settings).await?;
     tracing::info!(
         queue = QueueName::GenerationCreate.as_str(),
         concurrency = config.q_gen_create_concurrency,

@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use tokio::task::JoinSet;
-use tollgate_domain::{Database, Role, runs, sweep, workers};
+use tollgate_domain::{Database, Role, queue, runs, sweep, workers};
+use tollgate_model::account::AccountId;
 use tollgate_model::job::{Job, JobStatus};
-use tollgate_model::queue::{QueueName, QueuePolicy};
-use tollgate_model::retry::RetrySchedule;
+use tollgate_model::lanes::Lanes;
+use tollgate_model::queue::QueueName;
 use tollgate_model::submission::Submission;
 use tollgate_outbound::{ApiError, TollgateClient};
 use tollgate_sim::Behaviour;
 use tollgate_testkit::{TestApp, Tune, eventually};
+use uuid::Uuid;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_tollgate");
 
@@ -174,12 +176,22 @@ async fn as_worker(app: &TestApp) -> Database {
     Database::connect(&url, Role::Worker, 8, true).await.unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// Claims as a worker would that knows nothing yet. Returns how many jobs it got.
+async fn claim(db: &Database, worker: Uuid, limit: usize) -> usize {
+    let queue = QueueName::GenerationCreate;
+    let listing = queue::list_lanes(db, queue, worker, AccountId(Uuid::nil())).await.unwrap();
+    let mut lanes = Lanes::default();
+    lanes.list(&listing.lanes, true);
+    let plan = lanes.plan(limit, Duration::ZERO);
+    runs::claim(db, worker, listing.settings, &plan).await.unwrap().len()
+}
+
 /// Eight at once. Returns what they found together: jobs requeued and jobs expired.
 async fn sweep_at_once(db: &Database) -> (usize, usize) {
     let mut sweeps = JoinSet::new();
     for _ in 0..8 {
         let db = db.clone();
-        sweeps.spawn(async move { sweep::sweep(&db).await });
+        sweeps.spawn(async move { sweep::sweep(&db, &mut sweep::Rounds::default()).await });
     }
     let all: Vec<_> =
         sweeps.join_all().await.into_iter().map(|swept| swept.unwrap_or_else(|e| panic!("{e}"))).collect();
@@ -196,15 +208,8 @@ async fn many_sweeps_at_once_take_each_job_back_once_and_bury_it_once() {
         let submission = Submission { prompt: Some("swept".into()), ..Submission::default() };
         clients[n % 2].submit(&submission).await.unwrap();
     }
-    let policy = QueuePolicy {
-        name: QueueName::GenerationCreate,
-        concurrency: 600,
-        ttl: Duration::from_mins(1),
-        retry: RetrySchedule::default(),
-    };
     let worker = workers::register(&db, "dies at once", Duration::from_secs(30)).await.unwrap();
-    let claim = runs::claim(&db, &policy, worker, 600).await.unwrap();
-    assert_eq!(claim.runs.len(), 600);
+    assert_eq!(claim(&db, worker, 600).await, 600);
     workers::deregister(&db, worker).await.unwrap();
 
     assert_eq!(sweep_at_once(&db).await, (600, 0));
@@ -214,7 +219,7 @@ async fn many_sweeps_at_once_take_each_job_back_once_and_bury_it_once() {
     app.assert_consistent().await;
 
     // The worker that died, should it still ask, gets nothing.
-    assert!(runs::claim(&db, &policy, worker, 600).await.unwrap().runs.is_empty());
+    assert_eq!(claim(&db, worker, 600).await, 0);
 
     app.change("UPDATE queue.tasks SET expires_at = now()").await;
     assert_eq!(sweep_at_once(&db).await, (0, 600));

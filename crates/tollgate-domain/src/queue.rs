@@ -1,0 +1,240 @@
+//! The queue itself, whatever its tasks stand for: enqueue, claim, finish, and the upkeep of its lanes.
+
+use std::time::Duration;
+
+use tollgate_model::account::AccountId;
+use tollgate_model::lanes::{ListedLane, Plan};
+use tollgate_model::queue::{ClaimedTask, Lease, QueueCounts, QueueName};
+use tollgate_store as store;
+use tollgate_store::{Alone, IdleSign, LaneSettings, SystemTx};
+use uuid::Uuid;
+
+use crate::{Database, Error, Result};
+
+pub use tollgate_store::NewTask;
+
+/// Enqueues one task, in a commit of its own. Whoever does more than this in one transaction has a function of its own
+/// here, such as [`crate::submit::submit`].
+pub async fn enqueue(db: &Database, account: AccountId, task: NewTask<'_>) -> Result<()> {
+    let mut alone = Alone::acquire(db.pool()).await?;
+    Ok(store::enqueue(&mut alone, account, task).await?)
+}
+
+/// Enqueues many tasks of one queue in one statement and one commit.
+pub async fn enqueue_all(
+    db: &Database,
+    queue: QueueName,
+    ttl: Duration,
+    tasks: &[(AccountId, NewTask<'_>)],
+) -> Result<()> {
+    let mut alone = Alone::acquire(db.pool()).await?;
+    Ok(store::enqueue_all(&mut alone, queue, ttl, tasks).await?)
+}
+
+/// Lanes of a queue that may have tasks.
+#[derive(Debug)]
+pub struct Listing {
+    /// In the order of accounts.
+    pub lanes: Vec<ListedLane>,
+    /// The settings that a claim of these lanes is to name.
+    pub settings: i64,
+    /// Whether there are lanes beyond the last of these.
+    pub more: bool,
+}
+
+/// At most so many lanes are listed at a time.
+const LISTED: i64 = 4096;
+
+/// The lanes that may have tasks, from the account after `after` on.
+pub async fn list_lanes(db: &Database, queue: QueueName, worker: Uuid, after: AccountId) -> Result<Listing> {
+    let mut alone = Alone::acquire(db.pool()).await?;
+    let (lanes, settings) = store::awake_lanes(&mut alone, queue, worker, after, LISTED).await?;
+    let more = i64::try_from(lanes.len()) == Ok(LISTED);
+    // A worker that is not registered claims nothing under any settings.
+    Ok(Listing { lanes, settings: settings.unwrap_or(-1), more })
+}
+
+/// Leases tasks to the worker as planned, in one commit.
+pub async fn claim(
+    db: &Database,
+    queue: QueueName,
+    worker: Uuid,
+    settings: i64,
+    plan: &Plan,
+) -> Result<Vec<ClaimedTask>> {
+    if plan.shares.iter().any(|share| share.capped) {
+        let mut tx = SystemTx::begin(db.pool()).await?;
+        let tasks = take(&mut tx, queue, worker, settings, plan).await?;
+        tx.commit().await?;
+        return Ok(tasks);
+    }
+    let mut alone = Alone::acquire(db.pool()).await?;
+    Ok(store::claim(&mut alone, queue, worker, settings, plan, &[], false).await?)
+}
+
+/// Leases tasks to the worker as planned, minding caps.
+pub(crate) async fn take(
+    tx: &mut SystemTx,
+    queue: QueueName,
+    worker: Uuid,
+    settings: i64,
+    plan: &Plan,
+) -> Result<Vec<ClaimedTask>> {
+    let capped: Vec<Uuid> =
+        plan.shares.iter().filter(|share| share.capped).map(|share| share.account.0).collect();
+    if capped.is_empty() {
+        return Ok(store::claim(tx, queue, worker, settings, plan, &[], false).await?);
+    }
+    let (lanes, of_queue) = store::lock_caps(tx, queue, &capped).await?;
+    let room = |room: i32| usize::try_from(room).unwrap_or(0);
+    let mut plan = plan.clone();
+    plan.limit = plan.limit.min(of_queue.map_or(usize::MAX, room));
+    for share in &mut plan.shares {
+        if let Some(lane) = lanes.iter().find(|lane| lane.account == share.account) {
+            share.quota = share.quota.min(room(lane.room));
+        }
+    }
+    plan.shares.retain(|share| share.quota > 0);
+    if plan.limit == 0 || plan.shares.is_empty() {
+        return Ok(Vec::new());
+    }
+    let tasks = store::claim(tx, queue, worker, settings, &plan, &lanes, of_queue.is_some()).await?;
+    let count = |tasks: usize| i32::try_from(tasks).unwrap_or(i32::MAX);
+    let of = |lane: AccountId| tasks.iter().filter(|task| task.lease.account == lane).count();
+    let counted: Vec<_> = lanes
+        .iter()
+        .map(|lane| (lane.account, count(of(lane.account))))
+        .filter(|(_, tasks)| *tasks > 0)
+        .collect();
+    let of_queue = of_queue.map_or(0, |_| count(tasks.len()));
+    if !counted.is_empty() || of_queue > 0 {
+        store::take_cap(tx, queue, &counted, of_queue).await?;
+    }
+    Ok(tasks)
+}
+
+/// Ends leases of tasks that are done, in one commit. Returns the tokens of those that held; the others were lost.
+pub async fn finish_all(db: &Database, leases: &[Lease]) -> Result<Vec<i64>> {
+    let mut alone = Alone::acquire(db.pool()).await?;
+    Ok(store::finish_all(&mut alone, leases).await?)
+}
+
+/// Puts lanes to sleep that have no ready task. Returns those that sleep now.
+pub async fn put_to_sleep(db: &Database, queue: QueueName, accounts: &[AccountId]) -> Result<Vec<AccountId>> {
+    let accounts: Vec<Uuid> = accounts.iter().map(|account| account.0).collect();
+    let mut tx = SystemTx::begin(db.pool()).await?;
+    let locked = store::lock_lanes(&mut tx, queue, &accounts).await?;
+    let mut asleep = store::put_to_sleep(&mut tx, queue, &locked).await?;
+    tx.commit().await?;
+    asleep.sort_unstable();
+    asleep.dedup();
+    Ok(asleep)
+}
+
+/// How many scheduled tasks are made ready in one commit.
+const PROMOTED: i64 = 1000;
+
+/// What a look at the schedule brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Promotion {
+    /// Tasks that became ready.
+    pub promoted: u64,
+    /// How long until the next is due; `None`: none is scheduled.
+    pub next: Option<Duration>,
+}
+
+/// Makes scheduled tasks ready whose time has come.
+pub async fn promote_due(db: &Database, queue: QueueName) -> Result<Promotion> {
+    let mut tx = SystemTx::begin(db.pool()).await?;
+    let promoted = store::promote_due(&mut tx, queue, PROMOTED).await?;
+    let next = store::due_in(&mut tx, queue).await?;
+    tx.commit().await?;
+    if promoted > 0
+        && let Err(error) = store::notify_ready(db.pool(), queue).await
+    {
+        tracing::debug!(%error, "could not wake the workers; their scan finds the tasks");
+    }
+    Ok(Promotion { promoted, next })
+}
+
+/// How many tasks the queue has, over all accounts.
+pub async fn counts(db: &Database, queue: QueueName) -> Result<QueueCounts> {
+    let mut alone = Alone::acquire(db.pool()).await?;
+    Ok(store::queue_counts(&mut alone, queue).await?)
+}
+
+/// What is set for one account's lane.
+pub async fn lane_settings(db: &Database, queue: QueueName, account: AccountId) -> Result<LaneSettings> {
+    let mut tx = SystemTx::begin(db.pool()).await?;
+    let settings = store::lane_settings(&mut tx, queue, account).await?;
+    tx.commit().await?;
+    Ok(settings)
+}
+
+/// Sets one account's share of a queue and its cap. In force, for every worker, when this returns.
+pub async fn set_lane(
+    db: &Database,
+    queue: QueueName,
+    account: AccountId,
+    settings: LaneSettings,
+) -> Result<()> {
+    if !(1..=1000).contains(&settings.weight) {
+        return Err(Error::Invalid { field: "weight", problem: "must be between 1 and 1000".into() });
+    }
+    cap_is_valid(settings.max_running)?;
+    let mut tx = SystemTx::begin(db.pool()).await?;
+    store::change_settings(&mut tx).await?;
+    store::set_lane(&mut tx, queue, account, settings).await?;
+    Ok(tx.commit().await?)
+}
+
+/// Sets how many of a queue's tasks may run at a time, over all workers; `None`: no limit. In force when this returns.
+pub async fn set_queue(db: &Database, queue: QueueName, max_running: Option<i32>) -> Result<()> {
+    cap_is_valid(max_running)?;
+    let mut tx = SystemTx::begin(db.pool()).await?;
+    store::change_settings(&mut tx).await?;
+    store::set_queue(&mut tx, queue, max_running).await?;
+    Ok(tx.commit().await?)
+}
+
+fn cap_is_valid(max_running: Option<i32>) -> Result<()> {
+    if max_running.is_some_and(|max| max < 0) {
+        return Err(Error::Invalid { field: "max_running", problem: "must not be negative".into() });
+    }
+    Ok(())
+}
+
+/// A worker's sign that it is idle, so that others need not send hints to workers that are busy anyway.
+#[derive(Debug)]
+pub struct Idle {
+    sign: IdleSign,
+    queue: QueueName,
+    up: bool,
+}
+
+impl Idle {
+    /// Connects; the sign is not up yet.
+    pub async fn connect(db: &Database, queue: QueueName) -> Result<Self> {
+        Ok(Self { sign: IdleSign::connect(db.pool()).await?, queue, up: false })
+    }
+
+    /// Puts the sign up, or makes sure that it still is. `true`: it was not, so the worker must look once more before it
+    /// waits.
+    pub async fn raise(&mut self) -> Result<bool> {
+        if self.up {
+            self.sign.check().await?;
+            return Ok(false);
+        }
+        self.sign.raise(self.queue).await?;
+        self.up = true;
+        Ok(true)
+    }
+
+    /// Takes the sign down.
+    pub async fn lower(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.up) {
+            self.sign.lower(self.queue).await?;
+        }
+        Ok(())
+    }
+}

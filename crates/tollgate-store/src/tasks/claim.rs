@@ -1,0 +1,149 @@
+//! The claim: from ready to leased.
+
+use std::time::Duration;
+
+use tollgate_model::account::AccountId;
+use tollgate_model::lanes::{Place, Plan};
+use tollgate_model::queue::{ClaimedTask, Lease, QueueName};
+use uuid::Uuid;
+
+use crate::tx::Tx;
+use crate::{Result, SystemTx};
+
+/// Leases tasks to a worker as planned. Tasks that another claim is looking at are passed over, not waited for. A
+/// worker that is no longer registered, or that planned by `settings` which are no longer in force, gets none; its row
+/// is share-locked, so that neither can change before this commits.
+///
+/// Each share is one walk along `tasks_ready`, no further than its quota. The lanes in `capped` have been locked by
+/// [`lock_caps`].
+pub async fn claim(
+    tx: &mut impl Tx,
+    queue: QueueName,
+    worker: Uuid,
+    settings: i64,
+    plan: &Plan,
+    capped: &[LaneRoom],
+    queue_capped: bool,
+) -> Result<Vec<ClaimedTask>> {
+    let shares = &plan.shares;
+    let accounts: Vec<Uuid> = shares.iter().map(|share| share.account.0).collect();
+    let ranks: Vec<i16> = shares.iter().map(|share| share.span.after.rank).collect();
+    let positions: Vec<i64> = shares.iter().map(|share| share.span.after.position).collect();
+    let until: Vec<i16> = shares.iter().map(|share| share.span.until_rank).collect();
+    let quotas: Vec<i64> =
+        shares.iter().map(|share| i64::try_from(share.quota).unwrap_or(i64::MAX)).collect();
+    let capped: Vec<Uuid> = capped.iter().map(|lane| lane.account.0).collect();
+    sqlx::query!(
+        r#"WITH me AS MATERIALIZED (
+               SELECT id FROM queue.workers WHERE id = $2 AND settings = $3 FOR KEY SHARE
+           ), picked AS MATERIALIZED (
+               SELECT task.row
+               FROM me, unnest($4::uuid[], $5::smallint[], $6::bigint[], $7::smallint[], $8::bigint[])
+                            AS share (account_id, rank, position, until_rank, quota),
+                    LATERAL (SELECT t.ctid AS row FROM queue.tasks t
+                             WHERE t.queue = $1 AND t.account_id = share.account_id AND t.state = 'ready'
+                               AND (t.rank, t.position) > (share.rank, share.position) AND t.rank <= share.until_rank
+                               AND t.expires_at > now()
+                             ORDER BY t.rank, t.position LIMIT share.quota FOR UPDATE SKIP LOCKED) AS task
+               LIMIT $9
+           ), claimed AS (
+               UPDATE queue.tasks
+               SET state = 'running', lease = nextval('queue.lease_token'), worker_id = $2, attempts = attempts + 1,
+                   started_at = clock_timestamp(), lane_capped = account_id = ANY ($10), queue_capped = $11
+               WHERE ctid = ANY (ARRAY(SELECT row FROM picked))
+               RETURNING account_id, id, type, payload, rank, position, lease, attempts, max_attempts, expires_at, run_at
+           ), counts AS (
+               INSERT INTO queue.lane_counts AS c (account_id, queue, queued, running)
+               SELECT account_id, $1, -count(*), count(*) FROM claimed GROUP BY account_id ORDER BY account_id
+               ON CONFLICT (account_id, queue, shard) DO UPDATE
+               SET queued = c.queued + excluded.queued, running = c.running + excluded.running
+           )
+           SELECT account_id, id, type, payload, rank, position, lease AS "lease!", attempts, max_attempts, expires_at,
+                  extract(epoch FROM clock_timestamp() - run_at)::float8 AS "waited!"
+           FROM claimed"#,
+        queue.as_str(),
+        worker,
+        settings,
+        &accounts,
+        &ranks,
+        &positions,
+        &until,
+        &quotas,
+        i64::try_from(plan.limit).unwrap_or(i64::MAX),
+        &capped,
+        queue_capped,
+    )
+    .map(|row| ClaimedTask {
+        lease: Lease { account: AccountId(row.account_id), task: row.id, token: row.lease },
+        task_type: row.r#type,
+        payload: row.payload,
+        place: Place { rank: row.rank, position: row.position },
+        attempt: row.attempts,
+        max_attempts: row.max_attempts,
+        waited: Duration::try_from_secs_f64(row.waited).unwrap_or_default(),
+        expires_at: row.expires_at,
+    })
+    .fetch_all(tx.connection())
+    .await
+}
+
+/// A capped lane, locked by this transaction, and how many more of its tasks may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneRoom {
+    /// Whose lane.
+    pub account: AccountId,
+    /// How many more may run now.
+    pub room: i32,
+}
+
+/// Locks the caps of these lanes, and of the queue if it has one, and returns what room each leaves. Whoever counts
+/// tasks in or out of a cap takes turns here; lanes in the order of their accounts, then the queue.
+pub async fn lock_caps(
+    tx: &mut SystemTx,
+    queue: QueueName,
+    accounts: &[Uuid],
+) -> Result<(Vec<LaneRoom>, Option<i32>)> {
+    let lanes = sqlx::query!(
+        r#"SELECT account_id, max_running - running AS "room!" FROM queue.lanes
+           WHERE queue = $1 AND account_id = ANY ($2) AND max_running IS NOT NULL
+           ORDER BY account_id FOR NO KEY UPDATE"#,
+        queue.as_str(),
+        accounts,
+    )
+    .map(|row| LaneRoom { account: AccountId(row.account_id), room: row.room })
+    .fetch_all(tx.conn())
+    .await?;
+    let queue = sqlx::query_scalar!(
+        r#"SELECT max_running - running AS "room!" FROM queue.queues
+           WHERE queue = $1 AND max_running IS NOT NULL FOR NO KEY UPDATE"#,
+        queue.as_str(),
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    Ok((lanes, queue))
+}
+
+/// Counts `tasks` that were just claimed into the lane's cap; a `CHECK` refuses one too many.
+pub async fn take_cap(
+    tx: &mut SystemTx,
+    queue: QueueName,
+    lanes: &[(AccountId, i32)],
+    of_queue: i32,
+) -> Result<()> {
+    let accounts: Vec<Uuid> = lanes.iter().map(|(account, _)| account.0).collect();
+    let tasks: Vec<i32> = lanes.iter().map(|(_, tasks)| *tasks).collect();
+    sqlx::query!(
+        "WITH lanes AS (
+             UPDATE queue.lanes l SET running = l.running + taken.tasks
+             FROM unnest($2::uuid[], $3::integer[]) AS taken (account_id, tasks)
+             WHERE l.account_id = taken.account_id AND l.queue = $1)
+         UPDATE queue.queues SET running = running + $4 WHERE queue = $1 AND $4 > 0",
+        queue.as_str(),
+        &accounts,
+        &tasks,
+        of_queue,
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}

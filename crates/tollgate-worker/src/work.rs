@@ -1,0 +1,31 @@
+//! What a queue's tasks mean. The worker knows leases, lanes and slots; the work knows what a task stands for.
+
+use tollgate_domain::{Database, Result};
+use tollgate_model::lanes::Plan;
+use tollgate_model::queue::ClaimedTask;
+use uuid::Uuid;
+
+use crate::Worker;
+use crate::held::HeldLease;
+
+/// One queue's work.
+pub trait Work: Send + Sync + Sized + 'static {
+    /// A claimed task with all that is needed to run it.
+    type Run: Send + 'static;
+
+    /// Leases tasks as planned and prepares them, in one commit.
+    fn claim(
+        &self,
+        db: &Database,
+        worker: Uuid,
+        settings: i64,
+        plan: &Plan,
+    ) -> impl Future<Output = Result<Vec<Self::Run>>> + Send;
+
+    /// The task of a run.
+    fn task(run: &Self::Run) -> &ClaimedTask;
+
+    /// Does the work and ends the lease, one way or another. Stops early once the lease is lost, and hands the task back
+    /// once the worker says so ([`Worker::handing_back`]).
+    fn run(worker: &Worker<Self>, run: Self::Run, held: &HeldLease<'_>) -> impl Future<Output = ()> + Send;
+}
