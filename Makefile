@@ -23,12 +23,12 @@ check: setup ## Format, lints, dependencies, layers, SQL against the schema
 	cargo test --locked -p tollgate --test it layers
 	scripts/sqlx --check
 
-bench: setup ## Measure; prints a table with the machine's facts
-	cargo build --locked --release -p tollgate -p tollgate-bench
-	./target/release/tollgate-bench
+bench: setup ## Measure Tollgate beside its peers (an hour); prints tables with the machine's facts
+	scripts/bench
 
-chaos: setup ## Kill workers at random while 20,000 jobs run, for about 10 minutes
-	CHAOS_JOBS=20000 cargo test --locked -p tollgate --test it chaos -- --nocapture
+chaos: setup ## Kill workers at random, and PostgreSQL twice, while 20,000 jobs run: about 10 minutes
+	CHAOS_JOBS=$${CHAOS_JOBS:-20000} CHAOS_SECONDS=$${CHAOS_SECONDS:-590} \
+		cargo test --locked -p tollgate --test it worker_chaos -- --nocapture
 
 sqlx: setup ## Ask a private PostgreSQL about every statement, after a change of SQL or schema
 	scripts/sqlx

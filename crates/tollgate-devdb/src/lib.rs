@@ -57,3 +57,4 @@ pub mod wrapper;
 pub use error::{Error, Rejected};
 pub use find::{Binaries, find_binaries};
 pub use server::{Options, Server};
+pub use sys::{Session, die_with_parent};

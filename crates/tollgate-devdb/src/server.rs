@@ -131,6 +131,16 @@ impl Server {
         self.supervisor.restart_immediate()
     }
 
+    /// Stops the server in good order (a fast shutdown), to be started again by [`up`](Self::up): for tests of an outage.
+    pub fn down(&self) -> Result<(), Error> {
+        self.supervisor.down()
+    }
+
+    /// Starts the server again after [`down`](Self::down), on the same port, and waits until it is ready.
+    pub fn up(&self) -> Result<(), Error> {
+        self.supervisor.up()
+    }
+
     /// Stops the server in good order (a fast shutdown) and waits until it is gone.
     pub fn stop(mut self) -> Result<(), Error> {
         self.supervisor.stop()?;

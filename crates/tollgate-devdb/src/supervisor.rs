@@ -46,6 +46,8 @@ pub(crate) struct Supervisor {
 #[derive(Debug)]
 enum Request {
     RestartImmediate(Sender<Result<(), Error>>),
+    Down(Sender<Result<(), Error>>),
+    Up(Sender<Result<(), Error>>),
     Stop(Sender<Result<(), Error>>),
 }
 
@@ -95,6 +97,14 @@ impl Supervisor {
 
     pub(crate) fn restart_immediate(&self) -> Result<(), Error> {
         self.ask(Request::RestartImmediate)
+    }
+
+    pub(crate) fn down(&self) -> Result<(), Error> {
+        self.ask(Request::Down)
+    }
+
+    pub(crate) fn up(&self) -> Result<(), Error> {
+        self.ask(Request::Up)
     }
 
     /// Stops the server and ends the thread. The second time there is nothing to do.
@@ -163,6 +173,16 @@ impl Watch {
                 Ok(Request::RestartImmediate(reply)) => {
                     self.failures = 0;
                     let outcome = self.restart(libc::SIGQUIT);
+                    self.judge(&outcome);
+                    let _ = reply.send(outcome);
+                }
+                Ok(Request::Down(reply)) => {
+                    self.retry_at = None;
+                    let _ = reply.send(self.stop(libc::SIGINT));
+                }
+                Ok(Request::Up(reply)) => {
+                    self.failures = 0;
+                    let outcome = if self.server.is_some() { Ok(()) } else { self.start() };
                     self.judge(&outcome);
                     let _ = reply.send(outcome);
                 }

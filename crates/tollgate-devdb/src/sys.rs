@@ -36,7 +36,7 @@ pub(crate) fn exists(pid: u32) -> bool {
 
 /// Whether a child stays in our session or gets its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Session {
+pub enum Session {
     /// Ours: the terminal's Ctrl-C reaches it.
     Shared,
     /// Its own: what the terminal sends does not reach it.
@@ -48,7 +48,7 @@ pub(crate) enum Session {
 ///
 /// The standard library runs this after it has changed the uid, as it must be: that change clears it.
 #[expect(unsafe_code, reason = "pre_exec is unsafe: its closure runs between fork and exec")]
-pub(crate) fn die_with_parent(command: &mut Command, signal: c_int, session: Session) {
+pub fn die_with_parent(command: &mut Command, signal: c_int, session: Session) {
     let parent = std::process::id();
     let hook = move || {
         if session == Session::Own {

@@ -18,10 +18,11 @@ use crate::{
 const USAGE: &str = "\
 Runs a command with a PostgreSQL of its own, whose URL is in DATABASE_URL.
 
-Usage: with-postgres [--data-dir DIR] -- COMMAND [ARGUMENT]...
+Usage: with-postgres [--data-dir DIR] [--set NAME=VALUE]... -- COMMAND [ARGUMENT]...
 
-  --data-dir DIR  keep the cluster in DIR; without it, a new one is removed afterwards
-  -h, --help      print this
+  --data-dir DIR    keep the cluster in DIR; without it, a new one is removed afterwards
+  --set NAME=VALUE  a setting of PostgreSQL, such as shared_buffers=1GB
+  -h, --help        print this
 
 The exit code is the command's. PGBIN names the bin directory of the PostgreSQL to use.";
 
@@ -53,6 +54,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 #[derive(Debug, PartialEq, Eq)]
 struct Invocation {
     data_dir: Option<PathBuf>,
+    settings: Vec<(String, String)>,
     program: OsString,
     arguments: Vec<OsString>,
 }
@@ -61,6 +63,7 @@ struct Invocation {
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Invocation>, String> {
     let mut arguments = arguments.into_iter();
     let mut data_dir = None;
+    let mut settings = Vec::new();
     loop {
         match arguments.next() {
             None => return Err("no command is given".to_owned()),
@@ -68,20 +71,26 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Invocat
             Some(option) if option == "--data-dir" => {
                 data_dir = Some(arguments.next().ok_or("--data-dir needs a directory")?.into());
             }
+            Some(option) if option == "--set" => {
+                let setting = arguments.next().and_then(|setting| setting.into_string().ok());
+                let pair = setting.as_deref().and_then(|setting| setting.split_once('='));
+                let (name, value) = pair.ok_or("--set needs NAME=VALUE")?;
+                settings.push((name.to_owned(), value.to_owned()));
+            }
             Some(option) if option == "--" => break,
             Some(other) => return Err(format!("what is {}? The command goes after `--`", other.display())),
         }
     }
     let program = arguments.next().ok_or("no command is given")?;
-    Ok(Some(Invocation { data_dir, program, arguments: arguments.collect() }))
+    Ok(Some(Invocation { data_dir, settings, program, arguments: arguments.collect() }))
 }
 
 fn run(invocation: Invocation) -> Result<ExitCode, Error> {
     // From here on a signal ends the command, and then us in good order.
     sys::catch_signals().when("catch signals for", invocation.program.as_ref())?;
     let server = match invocation.data_dir {
-        Some(data_dir) => Server::start(Options::new(data_dir))?,
-        None => Server::start_scratch(Vec::new())?,
+        Some(data_dir) => Server::start(Options { settings: invocation.settings, ..Options::new(data_dir) })?,
+        None => Server::start_scratch(invocation.settings)?,
     };
     let mut command = Command::new(&invocation.program);
     command.args(&invocation.arguments).env("DATABASE_URL", server.url("postgres"));
@@ -132,11 +141,14 @@ mod tests {
 
     #[test]
     fn the_command_goes_after_two_dashes() {
-        let found = parse_words("--data-dir /d -- psql --help -- x").unwrap().unwrap();
+        let found = parse_words("--data-dir /d --set a=b=c -- psql --help -- x").unwrap().unwrap();
+        assert_eq!(found.settings, [("a".to_owned(), "b=c".to_owned())]);
         assert_eq!(found.data_dir.unwrap(), PathBuf::from("/d"));
         assert_eq!((found.program.to_str().unwrap(), found.arguments.len()), ("psql", 3));
         assert_eq!(parse_words("--help"), Ok(None));
-        for wrong in ["", "--", "--data-dir", "--data-dir /d", "psql", "--data-dir=/d -- psql"] {
+        for wrong in
+            ["", "--", "--data-dir", "--data-dir /d", "psql", "--data-dir=/d -- psql", "--set a -- psql"]
+        {
             assert!(parse_words(wrong).is_err(), "{wrong}");
         }
     }

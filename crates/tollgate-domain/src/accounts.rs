@@ -49,6 +49,14 @@ pub async fn grant(db: &Database, account: AccountId, credits: i64, reason: &str
     Ok(balance)
 }
 
+/// Whether there is this account.
+pub(crate) async fn exists(db: &Database, account: AccountId) -> Result<()> {
+    let mut tx = TenantTx::begin(db.pool(), account).await?;
+    let balance = store::balance(&mut tx).await?;
+    tx.commit().await?;
+    balance.map(drop).ok_or(Error::NotFound("account"))
+}
+
 /// Every account, oldest first.
 pub async fn list(db: &Database) -> Result<Vec<Account>> {
     Ok(store::list_accounts(db.pool()).await?)

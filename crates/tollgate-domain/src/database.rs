@@ -1,15 +1,18 @@
 //! The handle on PostgreSQL that the edges carry.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tollgate_store::{ConnectError, PgPool, Role, connect, schema_is_current};
 
 use crate::Result;
+use crate::presence::Presence;
 
 /// Connections that act as one database role.
 #[derive(Debug, Clone)]
 pub struct Database {
     pool: PgPool,
+    presence: Arc<Presence>,
 }
 
 /// Whether work can be done.
@@ -25,7 +28,7 @@ impl Database {
     /// Connects as `role` with at most `max` connections. `strict`: refuse a login that is more powerful than its
     /// role; everywhere but in dev mode.
     pub async fn connect(url: &str, role: Role, max: u32, strict: bool) -> Result<Self, ConnectError> {
-        Ok(Self { pool: connect(url, role, max, strict).await? })
+        Ok(Self { pool: connect(url, role, max, strict).await?, presence: Arc::default() })
     }
 
     /// Asks PostgreSQL.
@@ -46,5 +49,9 @@ impl Database {
 
     pub(crate) fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    pub(crate) fn presence(&self) -> &Presence {
+        &self.presence
     }
 }

@@ -1,6 +1,7 @@
 //! What can go wrong, in the words of the domain. An edge maps each to its own answer; what the database said stays
 //! in the log.
 
+use tollgate_model::admission::QueueFull;
 use tollgate_model::job::JobStatus;
 use tollgate_model::submission::InvalidSubmission;
 
@@ -24,6 +25,9 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// As much waits as may.
+    #[error(transparent)]
+    QueueFull(QueueFull),
     /// A final status stays.
     #[error("the job has already {0}; only a queued or running job can be cancelled")]
     AlreadyFinished(JobStatus),
@@ -48,11 +52,6 @@ impl Error {
     /// Whether the same call may succeed later.
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable(_))
-    }
-
-    /// PostgreSQL did not answer in time.
-    pub fn timed_out() -> Self {
-        Self::Unavailable(tollgate_store::Error::Io(std::io::ErrorKind::TimedOut.into()))
     }
 
     /// Whether PostgreSQL refused the values themselves (data exception, constraint, limit): the same call with the same

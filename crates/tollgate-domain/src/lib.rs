@@ -7,20 +7,28 @@
 //! take nor return a transaction.
 
 pub mod accounts;
+mod admin_token;
+mod admission;
 pub mod auth;
 mod database;
+pub mod dead_letters;
 mod error;
 mod hashing;
 pub mod ids;
 pub mod jobs;
 pub mod keys;
+mod presence;
 pub mod queue;
+pub mod retention;
 pub mod runs;
+pub mod status;
 pub mod submit;
 pub mod sweep;
 mod waker;
 pub mod workers;
 
+pub use admin_token::AdminToken;
+pub use admission::{Admission, admission};
 pub use database::{Database, Health};
 pub use error::{Error, Result};
 pub use tollgate_store::{ConnectError, LaneSettings, MigrateError, Role, migrate};

@@ -1,23 +1,48 @@
 //! The queue itself, whatever its tasks stand for: enqueue, claim, finish, and the upkeep of its lanes.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tollgate_model::account::AccountId;
 use tollgate_model::lanes::{ListedLane, Plan};
-use tollgate_model::queue::{ClaimedTask, Lease, QueueCounts, QueueName};
+use tollgate_model::queue::{ClaimedTask, Lease, QueueCounts, QueueName, QueueState};
 use tollgate_store as store;
 use tollgate_store::{Alone, IdleSign, LaneSettings, SystemTx};
 use uuid::Uuid;
 
-use crate::{Database, Error, Result};
+use crate::{Database, Error, Result, accounts};
 
 pub use tollgate_store::NewTask;
 
-/// Enqueues one task, in a commit of its own. Whoever does more than this in one transaction has a function of its own
-/// here, such as [`crate::submit::submit`].
-pub async fn enqueue(db: &Database, account: AccountId, task: NewTask<'_>) -> Result<()> {
-    let mut alone = Alone::acquire(db.pool()).await?;
-    Ok(store::enqueue(&mut alone, account, task).await?)
+/// Enqueues one by one, each task in a commit of its own, on a connection of its own. Whoever does more than this in one
+/// transaction has a function of its own, such as [`crate::submit::submit`].
+#[derive(Debug)]
+pub struct Enqueuer {
+    alone: Alone,
+    /// Lanes whose counts are known to be there; they never go.
+    lanes: HashSet<(AccountId, QueueName)>,
+}
+
+/// An enqueuer forgets what it knows of lanes beyond so many.
+const KNOWN_LANES: usize = 10_000;
+
+impl Enqueuer {
+    /// Takes a connection.
+    pub async fn connect(db: &Database) -> Result<Self> {
+        Ok(Self { alone: Alone::acquire(db.pool()).await?, lanes: HashSet::new() })
+    }
+
+    /// Enqueues a task of the account.
+    pub async fn enqueue(&mut self, account: AccountId, task: NewTask<'_>) -> Result<()> {
+        if !self.lanes.contains(&(account, task.queue)) {
+            store::open_lane(&mut self.alone, account, task.queue).await?;
+            if self.lanes.len() >= KNOWN_LANES {
+                self.lanes.clear();
+            }
+            self.lanes.insert((account, task.queue));
+        }
+        Ok(store::enqueue(&mut self.alone, account, task).await?)
+    }
 }
 
 /// Enqueues many tasks of one queue in one statement and one commit.
@@ -60,7 +85,7 @@ pub async fn claim(
     queue: QueueName,
     worker: Uuid,
     settings: i64,
-    plan: &Plan,
+    plan: &mut Plan,
 ) -> Result<Vec<ClaimedTask>> {
     if plan.shares.iter().any(|share| share.capped) {
         let mut tx = SystemTx::begin(db.pool()).await?;
@@ -72,13 +97,13 @@ pub async fn claim(
     Ok(store::claim(&mut alone, queue, worker, settings, plan, &[], false).await?)
 }
 
-/// Leases tasks to the worker as planned, minding caps.
+/// Leases tasks to the worker as planned, minding caps. A cap of the queue lowers the plan's limit.
 pub(crate) async fn take(
     tx: &mut SystemTx,
     queue: QueueName,
     worker: Uuid,
     settings: i64,
-    plan: &Plan,
+    plan: &mut Plan,
 ) -> Result<Vec<ClaimedTask>> {
     let capped: Vec<Uuid> =
         plan.shares.iter().filter(|share| share.capped).map(|share| share.account.0).collect();
@@ -87,8 +112,9 @@ pub(crate) async fn take(
     }
     let (lanes, of_queue) = store::lock_caps(tx, queue, &capped).await?;
     let room = |room: i32| usize::try_from(room).unwrap_or(0);
-    let mut plan = plan.clone();
     plan.limit = plan.limit.min(of_queue.map_or(usize::MAX, room));
+    // A lane that its cap keeps back counts as looked at in vain: the caller's plan keeps its share.
+    let mut plan = plan.clone();
     for share in &mut plan.shares {
         if let Some(lane) = lanes.iter().find(|lane| lane.account == share.account) {
             share.quota = share.quota.min(room(lane.room));
@@ -145,10 +171,13 @@ pub struct Promotion {
 
 /// Makes scheduled tasks ready whose time has come.
 pub async fn promote_due(db: &Database, queue: QueueName) -> Result<Promotion> {
-    let mut tx = SystemTx::begin(db.pool()).await?;
-    let promoted = store::promote_due(&mut tx, queue, PROMOTED).await?;
-    let next = store::due_in(&mut tx, queue).await?;
-    tx.commit().await?;
+    let mut alone = Alone::acquire(db.pool()).await?;
+    let next = store::due_in(&mut alone, queue).await?;
+    if next.is_none_or(|next| !next.is_zero()) {
+        return Ok(Promotion { promoted: 0, next });
+    }
+    let promoted = store::promote_due(&mut alone, queue, PROMOTED).await?;
+    let next = store::due_in(&mut alone, queue).await?;
     if promoted > 0
         && let Err(error) = store::notify_ready(db.pool(), queue).await
     {
@@ -165,6 +194,7 @@ pub async fn counts(db: &Database, queue: QueueName) -> Result<QueueCounts> {
 
 /// What is set for one account's lane.
 pub async fn lane_settings(db: &Database, queue: QueueName, account: AccountId) -> Result<LaneSettings> {
+    accounts::exists(db, account).await?;
     let mut tx = SystemTx::begin(db.pool()).await?;
     let settings = store::lane_settings(&mut tx, queue, account).await?;
     tx.commit().await?;
@@ -178,23 +208,94 @@ pub async fn set_lane(
     account: AccountId,
     settings: LaneSettings,
 ) -> Result<()> {
-    if !(1..=1000).contains(&settings.weight) {
-        return Err(Error::Invalid { field: "weight", problem: "must be between 1 and 1000".into() });
-    }
-    cap_is_valid(settings.max_running)?;
-    let mut tx = SystemTx::begin(db.pool()).await?;
-    store::change_settings(&mut tx).await?;
+    lane_is_valid(Some(settings.weight), settings.max_running)?;
+    let mut tx = change_settings(db).await?;
     store::set_lane(&mut tx, queue, account, settings).await?;
-    Ok(tx.commit().await?)
+    tx.commit().await?;
+    look_again(db, queue).await;
+    Ok(())
+}
+
+/// What of a lane's settings is to change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LaneChange {
+    /// `None`: stays.
+    pub weight: Option<u16>,
+    /// `None`: stays.
+    pub max_running: Option<Cap>,
+}
+
+/// How many tasks may run at a time; `None`: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cap(pub Option<i32>);
+
+/// Changes what is set for one account's lane, and nothing that is not asked for. Returns what is in force now, for
+/// every worker.
+pub async fn change_lane(
+    db: &Database,
+    queue: QueueName,
+    account: AccountId,
+    change: LaneChange,
+) -> Result<LaneSettings> {
+    lane_is_valid(change.weight, change.max_running.and_then(|Cap(max)| max))?;
+    accounts::exists(db, account).await?;
+    // Whoever else changes it takes turns from here on.
+    let mut tx = change_settings(db).await?;
+    let LaneSettings { weight, max_running } = store::lane_settings(&mut tx, queue, account).await?;
+    let settings = LaneSettings {
+        weight: change.weight.unwrap_or(weight),
+        max_running: change.max_running.map_or(max_running, |Cap(max)| max),
+    };
+    store::set_lane(&mut tx, queue, account, settings).await?;
+    tx.commit().await?;
+    look_again(db, queue).await;
+    Ok(settings)
+}
+
+/// Every queue, with its counts over all accounts and its cap.
+pub async fn states(db: &Database) -> Result<Vec<QueueState>> {
+    let mut alone = Alone::acquire(db.pool()).await?;
+    Ok(store::queue_states(&mut alone).await?)
 }
 
 /// Sets how many of a queue's tasks may run at a time, over all workers; `None`: no limit. In force when this returns.
 pub async fn set_queue(db: &Database, queue: QueueName, max_running: Option<i32>) -> Result<()> {
     cap_is_valid(max_running)?;
-    let mut tx = SystemTx::begin(db.pool()).await?;
-    store::change_settings(&mut tx).await?;
+    let mut tx = change_settings(db).await?;
     store::set_queue(&mut tx, queue, max_running).await?;
-    Ok(tx.commit().await?)
+    tx.commit().await?;
+    look_again(db, queue).await;
+    Ok(())
+}
+
+/// Tries to have the queue to itself, and between tries lets everybody else pass.
+async fn change_settings(db: &Database) -> Result<SystemTx> {
+    const TRIES: u32 = 20;
+    let mut tries = 1;
+    loop {
+        let mut tx = SystemTx::begin(db.pool()).await?;
+        match store::change_settings(&mut tx).await.map_err(Error::from) {
+            Ok(()) => return Ok(tx),
+            Err(error) if error.is_unavailable() && tries < TRIES => tries += 1,
+            Err(error) => return Err(error),
+        }
+        drop(tx);
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// What a cap has held back may be claimed now.
+async fn look_again(db: &Database, queue: QueueName) {
+    if let Err(error) = store::notify_ready(db.pool(), queue).await {
+        tracing::debug!(%error, "could not wake the workers; their scan finds the tasks");
+    }
+}
+
+fn lane_is_valid(weight: Option<u16>, max_running: Option<i32>) -> Result<()> {
+    if weight.is_some_and(|weight| !(1..=1000).contains(&weight)) {
+        return Err(Error::Invalid { field: "weight", problem: "must be between 1 and 1000".into() });
+    }
+    cap_is_valid(max_running)
 }
 
 fn cap_is_valid(max_running: Option<i32>) -> Result<()> {
@@ -210,24 +311,31 @@ pub struct Idle {
     sign: IdleSign,
     queue: QueueName,
     up: bool,
+    doubted: bool,
 }
 
 impl Idle {
     /// Connects; the sign is not up yet.
     pub async fn connect(db: &Database, queue: QueueName) -> Result<Self> {
-        Ok(Self { sign: IdleSign::connect(db.pool()).await?, queue, up: false })
+        Ok(Self { sign: IdleSign::connect(db.pool()).await?, queue, up: false, doubted: false })
     }
 
-    /// Puts the sign up, or makes sure that it still is. `true`: it was not, so the worker must look once more before it
-    /// waits.
+    /// Puts the sign up. `true`: it was not, so the worker must look once more before it waits.
     pub async fn raise(&mut self) -> Result<bool> {
         if self.up {
-            self.sign.check().await?;
+            if std::mem::take(&mut self.doubted) {
+                self.sign.check().await?;
+            }
             return Ok(false);
         }
         self.sign.raise(self.queue).await?;
-        self.up = true;
+        (self.up, self.doubted) = (true, false);
         Ok(true)
+    }
+
+    /// The connection may have been lost, and the sign with it: the next [`raise`](Self::raise) asks.
+    pub fn doubt(&mut self) {
+        self.doubted = true;
     }
 
     /// Takes the sign down.

@@ -11,7 +11,7 @@ use tollgate_store as store;
 use tollgate_store::{StartedJob, SystemTx, TenantTx, Tx as _};
 use uuid::Uuid;
 
-use crate::{Database, Result, queue};
+use crate::{Database, Result, dead_letters, queue};
 
 const QUEUE: QueueName = QueueName::GenerationCreate;
 
@@ -28,7 +28,7 @@ pub struct Run {
 }
 
 /// Leases jobs to the worker as planned and marks them running, in one commit.
-pub async fn claim(db: &Database, worker: Uuid, settings: i64, plan: &Plan) -> Result<Vec<Run>> {
+pub async fn claim(db: &Database, worker: Uuid, settings: i64, plan: &mut Plan) -> Result<Vec<Run>> {
     let mut tx = SystemTx::begin(db.pool()).await?;
     let mut tasks = queue::take(&mut tx, QUEUE, worker, settings, plan).await?;
     tasks.sort_by_key(|task| (task.lease.account, task.place));
@@ -143,7 +143,7 @@ pub async fn settle_failure(
         AfterFailure::RetryAt(at) => Settled::Retrying(at),
         AfterFailure::GiveUp => {
             metrics::counter!("tollgate_jobs_finished_total", "status" => "failed").increment(1);
-            tracing::warn!(job_id = %lease.task, account_id = %lease.account, reason = %error.code, queue = %policy.name.dead_letter_queue(), "queue.deadletter");
+            dead_letters::died(policy.name, lease.account, lease.task, &error.code);
             Settled::Failed
         }
     })

@@ -1,7 +1,8 @@
 //! Submit: job, first event and task in one commit. After it the job cannot be lost; before it nothing exists.
 
-use chrono::{DateTime, Utc};
 use std::time::Duration;
+
+use chrono::{DateTime, Utc};
 use tollgate_model::account::AccountId;
 use tollgate_model::queue::QueueName;
 use tollgate_model::submission::{Submission, SubmissionRules};
@@ -10,21 +11,34 @@ use tollgate_store::{NewTask, TenantTx};
 use uuid::Uuid;
 
 use crate::ids::new_id;
-use crate::{Database, Result, Waker};
+use crate::{Admission, Database, Result, Waker};
 
-/// Accepts a job, and wakes a worker for it. Returns its id.
+/// What stands between a submission and the queue; made once, at start.
+#[derive(Debug)]
+pub struct Entrance {
+    /// What submissions are measured against.
+    pub rules: SubmissionRules,
+    /// A job not finished within this time fails.
+    pub ttl: Duration,
+    /// How much may wait.
+    pub admission: Admission,
+    /// Wakes a worker afterwards.
+    pub waker: Waker,
+}
+
+/// Accepts a job of the account that holds the key, and wakes a worker for it. Returns its id.
 pub async fn submit(
     db: &Database,
-    waker: &Waker,
-    rules: &SubmissionRules,
-    ttl: Duration,
+    entrance: &Entrance,
     (account, key): (AccountId, Uuid),
     submission: Submission,
     now: DateTime<Utc>,
 ) -> Result<Uuid> {
     let id = new_id();
-    let job = submission.accept(rules, id, now)?;
+    let job = submission.accept(&entrance.rules, id, now)?;
+    let place = entrance.admission.place(db).await?;
     let mut tx = TenantTx::begin(db.pool(), account).await?;
+    entrance.admission.check_account(&mut tx, account).await?;
     store::insert_job(&mut tx, id, Some(key), &job).await?;
     let task = NewTask {
         id,
@@ -35,11 +49,12 @@ pub async fn submit(
         priority: job.priority,
         max_attempts: job.max_attempts,
         run_at: job.scheduled_at,
-        ttl,
+        ttl: entrance.ttl,
     };
     store::enqueue(&mut tx, account, task).await?;
     tx.commit().await?;
-    waker.wake();
+    place.taken();
+    entrance.waker.wake();
     metrics::counter!("tollgate_jobs_submitted_total", "type" => job.job_type).increment(1);
     Ok(id)
 }

@@ -7,7 +7,7 @@ use tollgate_store as store;
 use tollgate_store::SystemTx;
 use uuid::Uuid;
 
-use crate::{Database, Result};
+use crate::{Database, Result, dead_letters};
 
 /// Rows one transaction handles; a longer list takes several.
 const BATCH: i64 = 500;
@@ -29,13 +29,19 @@ pub struct Swept {
     pub lost_wakeups: i64,
 }
 
-/// Where the next look for lost wake-ups goes on, queue by queue.
+/// What a sweeper carries from one sweep to the next.
 #[derive(Debug, Clone)]
-pub struct Rounds([AccountId; QueueName::ALL.len()]);
+pub struct Rounds {
+    /// The worker that sweeps: it gives up only those who were silent while it was itself heard. `None`: nobody, who
+    /// goes by the heartbeats alone.
+    pub sweeper: Option<Uuid>,
+    /// Where the next look for lost wake-ups goes on, queue by queue.
+    after: [AccountId; QueueName::ALL.len()],
+}
 
 impl Default for Rounds {
     fn default() -> Self {
-        Self([AccountId(Uuid::nil()); QueueName::ALL.len()])
+        Self { sweeper: None, after: [AccountId(Uuid::nil()); QueueName::ALL.len()] }
     }
 }
 
@@ -43,7 +49,7 @@ impl Default for Rounds {
 pub async fn sweep(db: &Database, rounds: &mut Rounds) -> Result<Swept> {
     let mut swept = Swept::default();
     // By turns: a long list of one must not delay the other.
-    while take_back_dead(db, &mut swept).await? | expire(db, &mut swept).await? {}
+    while take_back_dead(db, rounds.sweeper, &mut swept).await? | expire(db, &mut swept).await? {}
     find_orphans(db, &mut swept).await?;
     find_lost_wakeups(db, rounds, &mut swept).await?;
     if (swept.requeued > 0 || swept.lost_wakeups > 0)
@@ -55,9 +61,9 @@ pub async fn sweep(db: &Database, rounds: &mut Rounds) -> Result<Swept> {
 }
 
 /// One batch; `true`: there may be more.
-async fn take_back_dead(db: &Database, swept: &mut Swept) -> Result<bool> {
+async fn take_back_dead(db: &Database, sweeper: Option<Uuid>, swept: &mut Swept) -> Result<bool> {
     let mut tx = SystemTx::begin(db.pool()).await?;
-    let Some(worker) = store::lock_dead_worker(&mut tx).await? else {
+    let Some(worker) = store::lock_dead_worker(&mut tx, sweeper).await? else {
         tx.commit().await?;
         return Ok(false);
     };
@@ -80,19 +86,24 @@ async fn take_back(mut tx: SystemTx, worker: Uuid, swept: &mut Swept) -> Result<
         code: codes::WORKER_LOST.into(),
         message: format!("its worker died with the job in hand {MAX_LOST_LEASES} times"),
     };
+    let mut buried = Vec::new();
     let mut tx = tx.enter(first).await?;
     for tasks in lost.chunk_by(|a, b| a.0 == b.0) {
         tx = tx.enter(tasks[0].0).await?;
         let ids: Vec<Uuid> = tasks.iter().map(|task| task.1).collect();
         store::mark_requeued(&mut tx, &ids, "worker lost").await?;
-        for &(_, id, _) in tasks.iter().filter(|task| task.2 >= MAX_LOST_LEASES) {
-            if store::bury_unleased(&mut tx, id, &error).await? {
+        for &(account, id, _) in tasks.iter().filter(|task| task.2 >= MAX_LOST_LEASES) {
+            if let Some(queue) = store::bury_unleased(&mut tx, id, &error).await? {
                 store::mark_failed(&mut tx, &[id], &error).await?;
-                swept.poisoned += 1;
+                buried.push((queue, account, id));
             }
         }
     }
     tx.commit().await?;
+    swept.poisoned += buried.len();
+    for (queue, account, id) in buried {
+        dead_letters::died(queue, account, id, &error.code);
+    }
     swept.requeued += lost.len();
     Ok(full || removed)
 }
@@ -110,7 +121,7 @@ async fn find_orphans(db: &Database, swept: &mut Swept) -> Result<()> {
 }
 
 async fn find_lost_wakeups(db: &Database, rounds: &mut Rounds, swept: &mut Swept) -> Result<()> {
-    for (queue, after) in QueueName::ALL.into_iter().zip(&mut rounds.0) {
+    for (queue, after) in QueueName::ALL.into_iter().zip(&mut rounds.after) {
         let mut tx = SystemTx::begin(db.pool()).await?;
         let (woken, last) = store::wake_lanes_with_work(&mut tx, queue, *after, BATCH).await?;
         tx.commit().await?;
@@ -130,21 +141,24 @@ async fn expire(db: &Database, swept: &mut Swept) -> Result<bool> {
     let full = i64::try_from(expired.len()) == Ok(BATCH);
     // Other queues' tasks stand for nothing that has a status of its own.
     let mut jobs: Vec<(AccountId, Uuid)> = expired
-        .into_iter()
+        .iter()
         .filter(|(queue, ..)| *queue == QueueName::GenerationCreate)
-        .map(|(_, account, id)| (account, id))
+        .map(|&(_, account, id)| (account, id))
         .collect();
     jobs.sort_unstable();
-    let Some(&(first, _)) = jobs.first() else {
+    if let Some(&(first, _)) = jobs.first() {
+        let mut tx = tx.enter(first).await?;
+        for tasks in jobs.chunk_by(|a, b| a.0 == b.0) {
+            tx = tx.enter(tasks[0].0).await?;
+            let ids: Vec<Uuid> = tasks.iter().map(|task| task.1).collect();
+            store::mark_failed(&mut tx, &ids, &error).await?;
+        }
         tx.commit().await?;
-        return Ok(full);
-    };
-    let mut tx = tx.enter(first).await?;
-    for tasks in jobs.chunk_by(|a, b| a.0 == b.0) {
-        tx = tx.enter(tasks[0].0).await?;
-        let ids: Vec<Uuid> = tasks.iter().map(|task| task.1).collect();
-        store::mark_failed(&mut tx, &ids, &error).await?;
+    } else {
+        tx.commit().await?;
     }
-    tx.commit().await?;
+    for (queue, account, id) in expired {
+        dead_letters::died(queue, account, id, &error.code);
+    }
     Ok(full)
 }

@@ -15,6 +15,11 @@ use crate::Database;
 /// At most one hint in this time and process. A worker that is busy needs none; an idle one waits this long at most.
 const GAP: Duration = Duration::from_millis(1);
 
+/// After an outage a pool's connections are dead, one by one, and the first hint is the one that finds it out: it is sent
+/// again until it gets through, since no other may follow it.
+const RETRY: Duration = Duration::from_millis(50);
+const RETRY_LONGEST: Duration = Duration::from_secs(1);
+
 /// Asks for a hint to be sent. Cheap, and never waits.
 #[derive(Debug, Clone)]
 pub struct Waker(Arc<Notify>);
@@ -33,9 +38,11 @@ pub fn waker(db: Database, queue: QueueName) -> (Waker, impl Future<Output = ()>
     let send = async move {
         loop {
             asked.notified().await;
-            if let Err(error) = store::notify_ready(db.pool(), queue).await {
-                // The worker's scan finds the task without a hint.
+            let mut retry = RETRY;
+            while let Err(error) = store::notify_ready(db.pool(), queue).await {
                 tracing::debug!(%error, "could not wake the workers");
+                tokio::time::sleep(retry).await;
+                retry = (retry * 2).min(RETRY_LONGEST);
             }
             tokio::time::sleep(GAP).await;
         }

@@ -48,6 +48,11 @@ impl Hints {
         Ok(Self(Wakeups::listen(db.pool()).await?))
     }
 
+    /// Fails if the connection is gone.
+    pub async fn check(&mut self) -> Result<()> {
+        Ok(self.0.check().await?)
+    }
+
     /// The next hint.
     pub async fn next(&mut self) -> Result<Signal> {
         Ok(self.0.next().await?)

@@ -7,8 +7,10 @@ use axum::extract::FromRef;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 use tollgate_domain::auth::Authenticator;
-use tollgate_domain::{Database, Waker};
-use tollgate_model::submission::SubmissionRules;
+use tollgate_domain::status::Totals;
+use tollgate_domain::submit::Entrance;
+use tollgate_domain::{AdminToken, Database};
+use tollgate_model::queue::TimesToLive;
 
 use crate::extract::BodyLimit;
 use crate::streams::Streams;
@@ -20,12 +22,12 @@ pub struct Api {
     pub db: Database,
     /// Verifies keys.
     pub auth: Authenticator,
-    /// Wakes a worker after a submission.
-    pub waker: Waker,
-    /// What submissions are measured against.
-    pub rules: Arc<SubmissionRules>,
-    /// A job not finished within this time fails.
-    pub job_ttl: Duration,
+    /// What submissions go through.
+    pub entrance: Arc<Entrance>,
+    /// Whether anybody may see how much the platform has to do.
+    pub public_status: bool,
+    /// What operators are served with; `None`: no token is configured for them, and nobody is one.
+    pub operators: Option<Operators>,
     /// The longest request body, in bytes.
     pub max_body_bytes: usize,
     /// From the head of a request to the head of its answer, reading the body included.
@@ -38,6 +40,17 @@ pub struct Api {
     pub shutdown: CancellationToken,
 }
 
+/// What the operators' routes need.
+#[derive(Clone)]
+pub struct Operators {
+    /// Connections as `app_operator`.
+    pub db: Database,
+    /// What an operator must bring.
+    pub token: AdminToken,
+    /// How long a redriven task may take.
+    pub ttls: TimesToLive,
+}
+
 /// The router's state: [`Api`], and what the router itself keeps.
 #[derive(Clone)]
 pub(crate) struct App(Arc<Shared>);
@@ -45,16 +58,21 @@ pub(crate) struct App(Arc<Shared>);
 pub(crate) struct Shared {
     pub(crate) api: Api,
     pub(crate) streams: Streams,
+    pub(crate) totals: Totals,
 }
 
 impl App {
     pub(crate) fn new(api: Api) -> Self {
         let streams = Streams::new(api.max_event_streams);
-        Self(Arc::new(Shared { api, streams }))
+        Self(Arc::new(Shared { api, streams, totals: Totals::default() }))
     }
 
     pub(crate) fn streams(&self) -> &Streams {
         &self.0.streams
+    }
+
+    pub(crate) fn totals(&self) -> &Totals {
+        &self.0.totals
     }
 }
 

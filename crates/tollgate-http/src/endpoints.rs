@@ -1,5 +1,7 @@
 //! One endpoint, one file: its documentation, what it takes and answers, its handler.
 
+pub(crate) mod ai;
 pub(crate) mod api_keys;
+pub(crate) mod internal;
 pub(crate) mod jobs;
 pub(crate) mod ops;

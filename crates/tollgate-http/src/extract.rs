@@ -5,11 +5,13 @@
 
 mod caller;
 mod json;
+mod operator;
 mod path;
 mod query;
 mod strict;
 
-pub(crate) use caller::{Caller, JobsRead, JobsWrite, KeysWrite, X_API_KEY, require};
+pub(crate) use caller::{Caller, JobsRead, JobsWrite, KeysWrite, X_API_KEY, no_key, require};
 pub(crate) use json::{BodyLimit, JsonBody};
-pub(crate) use path::Id;
+pub(crate) use operator::Operator;
+pub(crate) use path::{Id, Named};
 pub(crate) use query::Query;

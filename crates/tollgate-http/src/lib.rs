@@ -8,6 +8,7 @@
 //! **Architecture invariant:** nothing here sees a transaction, and nothing here calls out.
 
 mod api;
+mod available;
 mod clock;
 mod endpoints;
 mod extract;
@@ -21,7 +22,7 @@ mod serve;
 mod streams;
 mod table;
 
-pub use api::Api;
+pub use api::{Api, Operators};
 pub use openapi::openapi_json;
 pub use router::{api_router, ops_router};
 pub use serve::serve;

@@ -32,6 +32,12 @@ pub(crate) fn describe_metrics() {
     );
     metrics::describe_gauge!("tollgate_http_event_streams", "Event streams open.");
     metrics::describe_gauge!("tollgate_http_connections", "Client connections open.");
+    metrics::describe_gauge!("tollgate_database_away", "1 while PostgreSQL cannot be reached.");
+    metrics::describe_counter!(
+        "tollgate_submissions_refused_total",
+        "Submissions refused because as much waits as may."
+    );
+    metrics::describe_counter!("tollgate_dead_letters_total", "Tasks given up, by queue and reason.");
     metrics::describe_gauge!("tollgate_database_connections", "Database connections, open and in use.");
 }
 
@@ -39,7 +45,8 @@ pub(crate) fn describe_metrics() {
 pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
     let may_be_unread = request.body().size_hint().upper().is_none_or(|most| most > DRAINED_AT_ONCE);
-    let private = request.uri().path().starts_with("/v1/");
+    let private =
+        ["/v1/", "/api/", "/internal/"].iter().any(|prefix| request.uri().path().starts_with(prefix));
     let watch = Watch::begin(&request, &id);
     let span = watch.span.clone();
     request.extensions_mut().insert(id.clone());

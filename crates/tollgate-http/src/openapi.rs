@@ -26,6 +26,8 @@ use crate::router;
     tags(
         (name = "jobs", description = "Generation jobs."),
         (name = "api-keys", description = "The account's API keys."),
+        (name = "quota", description = "How much there is to do, for status indicators."),
+        (name = "operators", description = "Dead letters, queues and lanes, over all accounts. For the operators' token alone."),
         (name = "operation", description = "For those who run the platform. No key needed."),
     ),
     components(schemas(ProblemDocument, Code)),
@@ -42,6 +44,10 @@ impl Modify for Keys {
         bearer.description = Some("An API key of the account; `X-API-Key` takes it as well.".into());
         let components = openapi.components.get_or_insert_default();
         components.add_security_scheme("api_key", SecurityScheme::Http(bearer));
+        let mut operators = Http::new(HttpAuthScheme::Bearer);
+        operators.description =
+            Some("The installation's own token, `TOLLGATE_ADMIN_TOKEN`; no tenant has it.".into());
+        components.add_security_scheme("admin_token", SecurityScheme::Http(operators));
     }
 }
 

@@ -7,6 +7,8 @@ mod code;
 mod docs;
 mod domain;
 
+use std::ops::RangeInclusive;
+
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
@@ -14,7 +16,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 pub use code::Code;
-pub(crate) use docs::{ForBody, ForCaller, ForId, ForQuery, Responses, Unfinished, document};
+pub(crate) use docs::{ForBody, ForCaller, ForId, ForOperator, ForQuery, Responses, Unfinished, document};
 
 use crate::request_id::RequestId;
 
@@ -24,6 +26,7 @@ pub struct Problem {
     code: Code,
     detail: String,
     retry_after: Option<u32>,
+    cause: Option<String>,
 }
 
 /// A problem as the client reads it.
@@ -55,7 +58,7 @@ impl<'a> ProblemDocument<'a> {
 impl Problem {
     /// A problem of that code.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), retry_after: None }
+        Self { code, detail: detail.into(), retry_after: None, cause: None }
     }
 
     /// The request itself is at fault.
@@ -80,6 +83,18 @@ impl Problem {
         self
     }
 
+    /// What brought it about, for the log alone.
+    #[must_use]
+    pub(crate) fn because(mut self, cause: impl Into<String>) -> Self {
+        self.cause = Some(cause.into());
+        self
+    }
+
+    /// What brought it about, where that is known and nobody has logged it yet.
+    pub(crate) fn cause(&self) -> Option<&str> {
+        self.cause.as_deref()
+    }
+
     /// Writes the document into `response`, which carried this problem.
     pub(crate) fn write(self, response: &mut Response, request_id: &RequestId) {
         let code = self.code;
@@ -94,16 +109,26 @@ impl Problem {
         if code.status() == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tollgate\""));
         }
-        let wait = self.retry_after.or_else(|| (code == Code::Unavailable).then(|| spread(request_id)));
+        let wait = self.retry_after.or_else(|| usual_wait(code).map(|range| spread(request_id, range)));
         if let Some(seconds) = wait {
             headers.insert(RETRY_AFTER, seconds.into());
         }
     }
 }
 
-/// 1 to 5 seconds, by the request's id: clients that failed together do not return together.
-fn spread(request_id: &RequestId) -> u32 {
-    1 + request_id.as_str().bytes().map(u32::from).sum::<u32>() % 5
+/// How many seconds to wait for what passes by itself: a database comes back soon, a long queue takes its time.
+fn usual_wait(code: Code) -> Option<RangeInclusive<u32>> {
+    match code {
+        Code::Unavailable => Some(1..=5),
+        Code::QueueFull => Some(10..=30),
+        _ => None,
+    }
+}
+
+/// One of the range, by the request's id: clients that failed together do not return together.
+fn spread(request_id: &RequestId, range: RangeInclusive<u32>) -> u32 {
+    let sum = request_id.as_str().bytes().map(u32::from).sum::<u32>();
+    range.start() + sum % (range.end() - range.start() + 1)
 }
 
 impl IntoResponse for Problem {
@@ -142,18 +167,21 @@ mod tests {
             assert!(!document["title"].as_str().unwrap().is_empty());
             assert!(!document["request_id"].as_str().unwrap().is_empty());
             assert_eq!(response.headers().contains_key(WWW_AUTHENTICATE), code == Code::Unauthorized);
-            assert_eq!(response.headers().contains_key(RETRY_AFTER), code == Code::Unavailable);
+            let waits = matches!(code, Code::Unavailable | Code::QueueFull);
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), waits);
         }
     }
 
     #[tokio::test]
     async fn clients_are_asked_to_return_at_different_times() {
-        let mut waits = std::collections::BTreeSet::new();
-        for _ in 0..200 {
-            let (response, _) = written(Problem::new(Code::Unavailable, "busy")).await;
-            waits.insert(response.headers()[RETRY_AFTER].to_str().unwrap().parse::<u32>().unwrap());
+        for (code, range) in [(Code::Unavailable, 1..=5), (Code::QueueFull, 10..=30)] {
+            let mut waits = std::collections::BTreeSet::new();
+            for _ in 0..500 {
+                let (response, _) = written(Problem::new(code, "busy")).await;
+                waits.insert(response.headers()[RETRY_AFTER].to_str().unwrap().parse::<u32>().unwrap());
+            }
+            assert_eq!(waits.into_iter().collect::<Vec<_>>(), range.collect::<Vec<_>>());
         }
-        assert_eq!(waits.into_iter().collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
         let (response, _) = written(Problem::new(Code::RateLimited, "slow").retry_after(7)).await;
         assert_eq!(response.headers()[RETRY_AFTER], "7");
     }

@@ -16,16 +16,23 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::{Api, App, Ops};
-use crate::endpoints::{api_keys, jobs, ops};
+use crate::available::available;
+use crate::endpoints::internal::{dlq, lanes, queues};
+use crate::endpoints::{ai, api_keys, jobs, ops};
 use crate::extract::X_API_KEY;
 use crate::observe;
 use crate::openapi;
 use crate::problem::{Code, Problem};
 use crate::table::Table as _;
 
-/// Every URL of the API. A scope stands in its endpoint's file, as the type of its caller.
+/// Every URL of the API.
 pub(crate) fn table() -> OpenApiRouter<App> {
-    OpenApiRouter::with_openapi(openapi::frame())
+    OpenApiRouter::with_openapi(openapi::frame()).merge(tenants_table()).merge(open_table())
+}
+
+/// What asks the database. A scope stands in its endpoint's file, as the type of its caller.
+fn tenants_table() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
         .row("POST /v1/jobs/generations", routes!(jobs::submit::submit))
         .row("GET /v1/jobs", routes!(jobs::list::list))
         .row("GET /v1/jobs/{id}", routes!(jobs::show::show))
@@ -34,6 +41,27 @@ pub(crate) fn table() -> OpenApiRouter<App> {
         .row("GET /v1/api-keys", routes!(api_keys::list::list))
         .row("POST /v1/api-keys", routes!(api_keys::create::create))
         .row("DELETE /v1/api-keys/{id}", routes!(api_keys::revoke::revoke))
+        .row("GET /api/ai/status", routes!(ai::status::status))
+        .merge(operators_table())
+}
+
+/// What only operators may do.
+fn operators_table() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .row("GET /internal/dlq", routes!(dlq::list::list))
+        .row("GET /internal/dlq/{id}", routes!(dlq::show::show))
+        .row("POST /internal/dlq/redrive", routes!(dlq::redrive::redrive))
+        .row("POST /internal/dlq/purge", routes!(dlq::purge::purge))
+        .row("GET /internal/queues", routes!(queues::list::list))
+        .row("PUT /internal/queues/{queue}", routes!(queues::set::set))
+        .row("GET /internal/lanes/{account_id}/{queue}", routes!(lanes::show::show))
+        .row("PUT /internal/lanes/{account_id}/{queue}", routes!(lanes::set::set))
+}
+
+/// What answers whether there is a database or not.
+fn open_table() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .row("GET /api/health", routes!(ai::health::health))
         .row("GET /openapi.json", routes!(ops::openapi::openapi))
         .merge(ops_table())
 }
@@ -53,8 +81,10 @@ where
 /// The API: every route.
 pub fn api_router(api: Api) -> Router {
     let request_timeout = api.request_timeout;
-    let (router, _) = table().split_for_parts();
-    layered(router, request_timeout).with_state(App::new(api))
+    let while_away = middleware::from_fn_with_state(api.db.clone(), available);
+    let (tenants, _) = tenants_table().split_for_parts();
+    let (open, _) = open_table().split_for_parts();
+    layered(tenants.route_layer(while_away).merge(open), request_timeout).with_state(App::new(api))
 }
 
 /// `/healthz`, `/readyz` and `/metrics` alone, for a role without the API.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::generation::Usage;
 
-/// Where a job stands. The last three are final: nothing leaves them.
+/// Where a job stands. The last three are final: nothing leaves them, except that an operator may redrive a failed job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum JobStatus {
@@ -46,7 +46,7 @@ impl JobStatus {
         Self::ALL.into_iter().find(|status| status.as_str() == word)
     }
 
-    /// Whether nothing can change any more.
+    /// Whether nothing changes any more by itself.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
     }
@@ -173,6 +173,9 @@ pub enum JobEventKind {
     /// It was called off.
     #[serde(rename = "job.cancelled")]
     Cancelled,
+    /// It had failed for good, and an operator put it back into the queue, as new.
+    #[serde(rename = "job.redriven")]
+    Redriven,
 }
 
 impl JobEventKind {
@@ -186,6 +189,7 @@ impl JobEventKind {
             Self::Completed => "job.completed",
             Self::Failed => "job.failed",
             Self::Cancelled => "job.cancelled",
+            Self::Redriven => "job.redriven",
         }
     }
 }

@@ -11,7 +11,7 @@
 mod marks;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::time::Duration;
 
 use crate::account::AccountId;
@@ -93,17 +93,15 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    /// Takes note of lanes that may have tasks. `all`: there are no others; those that are not listed are forgotten.
-    pub fn list(&mut self, listed: &[ListedLane], all: bool) {
-        if all && self.known.len() > listed.len() {
-            let keep: std::collections::HashSet<_> = listed.iter().map(|lane| lane.account).collect();
-            let gone: Vec<_> = self.known.keys().filter(|account| !keep.contains(account)).copied().collect();
-            gone.into_iter().for_each(|account| self.forget(account));
-        }
+    /// Takes note of lanes that may have tasks. `all`: there are no others; those that are not listed are forgotten. Returns
+    /// how many were not known.
+    pub fn list(&mut self, listed: &[ListedLane], all: bool) -> usize {
+        let mut news = 0;
         for listed in listed {
             if let Some(lane) = self.known.get_mut(&listed.account) {
                 (lane.weight, lane.capped) = (listed.weight.max(1), listed.capped);
             } else {
+                news += 1;
                 let lane = Lane {
                     weight: listed.weight.max(1),
                     capped: listed.capped,
@@ -115,6 +113,25 @@ impl Lanes {
                 self.known.insert(listed.account, lane);
             }
         }
+        // The new ones are in by now, so that there are more than were listed only where some are gone.
+        if all && self.known.len() > listed.len() {
+            let keep: HashSet<_> = listed.iter().map(|lane| lane.account).collect();
+            let gone: Vec<_> = self.known.keys().filter(|account| !keep.contains(account)).copied().collect();
+            for account in gone {
+                self.forget(account);
+            }
+        }
+        news
+    }
+
+    /// Whether a lane is known that was not found empty when last looked at.
+    pub fn any_waiting(&self) -> bool {
+        self.order.iter().any(|(_, account)| self.known[account].empty.is_none())
+    }
+
+    /// Whether a lane that is known has a limit to its running tasks.
+    pub fn any_capped(&self) -> bool {
+        self.known.values().any(|lane| lane.capped)
     }
 
     /// This lane sleeps: it is not looked at until it is listed again.
@@ -144,7 +161,6 @@ impl Lanes {
         let mut again = BinaryHeap::new();
         let mut order = Vec::new();
         let mut quotas: HashMap<AccountId, usize> = HashMap::new();
-        let mut floor = None;
         while left > 0 {
             let first_time = match (waiting.peek(), again.peek()) {
                 (Some(new), Some(Reverse(old))) => new <= old,
@@ -161,12 +177,10 @@ impl Lanes {
             }
             *quotas.entry(account).or_default() += take;
             if lane.empty.is_none() {
-                floor.get_or_insert(due);
                 left -= take;
                 again.push(Reverse((due + cost(take, lane.weight), account)));
             }
         }
-        self.floor = self.floor.max(floor.unwrap_or(0));
         let mut shares = Vec::with_capacity(order.len() * 2);
         for account in order {
             let Some(lane) = self.known.get_mut(&account) else { continue };
@@ -216,6 +230,9 @@ impl Lanes {
                 self.order.insert((lane.due, account));
             }
         }
+        // Of what is yet to be shared out: a newcomer must not begin where this claim did, a whole claim ahead.
+        let behind = self.order.iter().find(|(_, account)| self.known[account].empty.is_none());
+        self.floor = self.floor.max(behind.map_or(0, |(due, _)| *due));
     }
 
     /// Lanes to be put to sleep: empty for long, or more than a claim should look at in vain.
@@ -235,13 +252,13 @@ impl Lanes {
             .collect()
     }
 
-    /// It was to be put to sleep, but has tasks.
+    /// It was to be put to sleep, but has tasks. They may stand before its marks: whoever was at work on them may have held
+    /// them for long, and then given them up. So the next look is from the start.
     pub fn stir(&mut self, account: AccountId) {
         let floor = self.floor;
-        if let Some(lane) = self.known.get_mut(&account)
-            && lane.empty.take().is_some()
-            && lane.due < floor
-        {
+        let Some(lane) = self.known.get_mut(&account) else { return };
+        lane.marks = Marks::default();
+        if lane.empty.take().is_some() && lane.due < floor {
             self.order.remove(&(lane.due, account));
             lane.due = floor;
             self.order.insert((lane.due, account));

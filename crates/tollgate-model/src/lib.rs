@@ -6,7 +6,9 @@
 //! **Architecture invariant:** this crate depends on no runtime, no driver and no other crate of the workspace.
 
 pub mod account;
+pub mod admission;
 pub mod cursor;
+pub mod dead_letter;
 pub mod generation;
 pub mod job;
 pub mod job_type;

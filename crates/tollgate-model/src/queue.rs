@@ -3,10 +3,15 @@
 //! A task is the queue's unit of work behind a job, a delivery or a grant. Its id is the id of the thing it stands for,
 //! so that neither side stores the other's key.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::account::AccountId;
@@ -14,17 +19,26 @@ use crate::lanes::Place;
 use crate::retry::RetrySchedule;
 
 /// A queue's name, as stored with its tasks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, ToSchema)]
 pub enum QueueName {
     /// Generation jobs.
+    #[serde(rename = "generation.create")]
     GenerationCreate,
     /// Probes of a provider that has failed.
+    #[serde(rename = "generation.probe")]
     GenerationProbe,
     /// Webhook deliveries.
+    #[serde(rename = "webhook.delivery")]
     WebhookDelivery,
     /// Credits that were bought.
+    #[serde(rename = "billing.credit_grant")]
     BillingCreditGrant,
 }
+
+/// There is no queue of that name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no such queue; known are {}", QueueName::ALL.map(QueueName::as_str).join(", "))]
+pub struct UnknownQueue;
 
 impl QueueName {
     /// Every queue.
@@ -53,6 +67,26 @@ impl QueueName {
     }
 }
 
+impl fmt::Display for QueueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for QueueName {
+    type Err = UnknownQueue;
+
+    fn from_str(name: &str) -> Result<Self, UnknownQueue> {
+        Self::parse(name).ok_or(UnknownQueue)
+    }
+}
+
+impl<'de> Deserialize<'de> for QueueName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
 /// How a queue treats its tasks.
 #[derive(Debug, Clone)]
 pub struct QueuePolicy {
@@ -64,6 +98,28 @@ pub struct QueuePolicy {
     pub ttl: Duration,
     /// Delays between attempts.
     pub retry: RetrySchedule,
+}
+
+/// How long the tasks of each queue live, from their scheduled time on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimesToLive {
+    /// Generation jobs, and probes.
+    pub generation: Duration,
+    /// Webhook deliveries.
+    pub webhook: Duration,
+    /// Credits that were bought.
+    pub billing: Duration,
+}
+
+impl TimesToLive {
+    /// That of one queue.
+    pub fn of(&self, queue: QueueName) -> Duration {
+        match queue {
+            QueueName::GenerationCreate | QueueName::GenerationProbe => self.generation,
+            QueueName::WebhookDelivery => self.webhook,
+            QueueName::BillingCreditGrant => self.billing,
+        }
+    }
 }
 
 /// The right to finish a task. The token is drawn from one sequence and never reused, so a worker that lost its
@@ -110,6 +166,24 @@ pub struct QueueCounts {
     pub done: i64,
     /// In the dead letters, or purged from them.
     pub failed: i64,
+}
+
+/// A queue as its operator sees it, over all accounts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+pub struct QueueState {
+    /// Which queue.
+    pub queue: QueueName,
+    /// Tasks that wait: for a worker, for their time or for their next attempt.
+    pub queued: i64,
+    /// Tasks in a worker's hands.
+    pub running: i64,
+    /// Tasks that ever ended well.
+    pub done: i64,
+    /// Tasks in the dead letters, or purged from them.
+    pub failed: i64,
+    /// How many may run at a time, over all workers; null: no limit.
+    #[schema(required)]
+    pub max_running: Option<i32>,
 }
 
 /// How often a task may be lost with its worker before it is held to be the cause (a poison task). Far above

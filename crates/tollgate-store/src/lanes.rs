@@ -2,7 +2,7 @@
 
 use tollgate_model::account::AccountId;
 use tollgate_model::lanes::ListedLane;
-use tollgate_model::queue::{QueueCounts, QueueName};
+use tollgate_model::queue::{QueueCounts, QueueName, QueueState};
 use uuid::Uuid;
 
 use crate::tx::Tx;
@@ -21,7 +21,8 @@ pub async fn awake_lanes(
         r#"SELECT awake.account_id, coalesce(l.weight, 1::smallint) AS "weight!",
                   l.max_running IS NOT NULL OR (SELECT max_running IS NOT NULL FROM queue.queues WHERE queue = $1)
                       AS "capped!",
-                  (SELECT settings FROM queue.workers WHERE id = $4) AS settings
+                  (SELECT q.settings FROM queue.workers w, queue.queues q WHERE w.id = $4 AND q.queue = $1)
+                      AS settings
            FROM (SELECT DISTINCT account_id FROM queue.lane_counts
                  WHERE queue = $1 AND awake AND account_id > $2 ORDER BY account_id LIMIT $3) AS awake
            LEFT JOIN queue.lanes l ON l.account_id = awake.account_id AND l.queue = $1"#,
@@ -46,8 +47,11 @@ pub async fn awake_lanes(
 /// what had been committed when the locks were had.
 pub async fn lock_lanes(tx: &mut SystemTx, queue: QueueName, accounts: &[Uuid]) -> Result<Vec<(Uuid, i16)>> {
     sqlx::query!(
-        "SELECT account_id, shard FROM queue.lane_counts WHERE queue = $1 AND account_id = ANY ($2) AND awake
-         ORDER BY account_id, shard FOR UPDATE SKIP LOCKED",
+        "SELECT c.account_id, c.shard
+         FROM unnest($2::uuid[]) AS lane (account_id),
+              LATERAL (SELECT account_id, shard FROM queue.lane_counts
+                       WHERE account_id = lane.account_id AND queue = $1 AND awake
+                       ORDER BY shard FOR UPDATE SKIP LOCKED) AS c",
         queue.as_str(),
         accounts,
     )
@@ -56,7 +60,8 @@ pub async fn lock_lanes(tx: &mut SystemTx, queue: QueueName, accounts: &[Uuid]) 
     .await
 }
 
-/// Puts the locked shards of lanes without a ready task to sleep.
+/// Puts the locked shards of lanes without a ready task to sleep. Neither by `NOT EXISTS` nor by a join: planned on a nearly
+/// empty table, either reads all there is once a lane. Rows are named by `ctid`, since nobody else can move them now.
 pub async fn put_to_sleep(
     tx: &mut SystemTx,
     queue: QueueName,
@@ -65,12 +70,16 @@ pub async fn put_to_sleep(
     let accounts: Vec<Uuid> = locked.iter().map(|(account, _)| *account).collect();
     let shards: Vec<i16> = locked.iter().map(|(_, shard)| *shard).collect();
     sqlx::query!(
-        "UPDATE queue.lane_counts c SET awake = false
-         FROM unnest($2::uuid[], $3::smallint[]) AS locked (account_id, shard)
-         WHERE c.account_id = locked.account_id AND c.queue = $1 AND c.shard = locked.shard
-           AND NOT EXISTS (SELECT FROM queue.tasks t
-                           WHERE t.queue = $1 AND t.account_id = locked.account_id AND t.state = 'ready')
-         RETURNING c.account_id",
+        "UPDATE queue.lane_counts SET awake = false
+         WHERE ctid = ANY (ARRAY(
+             SELECT c.row
+             FROM unnest($2::uuid[], $3::smallint[]) AS locked (account_id, shard),
+                  LATERAL (SELECT ctid AS row FROM queue.lane_counts
+                           WHERE account_id = locked.account_id AND queue = $1 AND shard = locked.shard LIMIT 1) AS c
+             WHERE (SELECT t.id FROM queue.tasks t
+                    WHERE t.queue = $1 AND t.account_id = locked.account_id AND t.state = 'ready'
+                    ORDER BY t.rank, t.position LIMIT 1) IS NULL))
+         RETURNING account_id",
         queue.as_str(),
         &accounts,
         &shards,
@@ -116,10 +125,12 @@ pub struct LaneSettings {
 }
 
 /// Keeps everybody from changing a task until this transaction ends, after waiting for those who are; and makes claims that
-/// were planned before take nothing. Whoever changes a weight or a cap begins with this: it is rare, short, and exact.
+/// were planned before take nothing. Whoever changes a weight or a cap begins with this: it is rare, short, and exact. It
+/// fails soon where somebody else has the table (a vacuum): everybody else waits behind it meanwhile.
 pub async fn change_settings(tx: &mut SystemTx) -> Result<()> {
+    sqlx::query!("SET LOCAL lock_timeout = '200ms'").execute(tx.conn()).await?;
     sqlx::query!("LOCK TABLE queue.tasks IN SHARE ROW EXCLUSIVE MODE").execute(tx.conn()).await?;
-    sqlx::query!("UPDATE queue.workers SET settings = settings + 1").execute(tx.conn()).await?;
+    sqlx::query!("UPDATE queue.queues SET settings = settings + 1").execute(tx.conn()).await?;
     Ok(())
 }
 
@@ -136,6 +147,29 @@ pub async fn lane_settings(tx: &mut SystemTx, queue: QueueName, account: Account
         weight: u16::try_from(row.weight).unwrap_or(1),
         max_running: row.max_running,
     }))
+}
+
+/// Every queue, with its counts over all accounts and its cap.
+pub async fn queue_states(tx: &mut impl Tx) -> Result<Vec<QueueState>> {
+    let rows = sqlx::query!(
+        r#"SELECT q.queue, q.max_running, t.queued AS "queued!", t.running AS "running!", t.done AS "done!",
+                  t.failed AS "failed!"
+           FROM queue.queues q, queue.totals(q.queue) t ORDER BY q.queue"#
+    )
+    .fetch_all(tx.connection())
+    .await?;
+    let states = rows.into_iter().filter_map(|row| {
+        Some(QueueState {
+            // One that a newer version has brought is that version's to show.
+            queue: QueueName::parse(&row.queue)?,
+            queued: row.queued,
+            running: row.running,
+            done: row.done,
+            failed: row.failed,
+            max_running: row.max_running,
+        })
+    });
+    Ok(states.collect())
 }
 
 /// Sets a lane's share and cap, after [`change_settings`]. What runs already is counted in, as overhang where it is

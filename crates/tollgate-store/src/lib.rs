@@ -13,13 +13,18 @@ mod jobs;
 mod keys;
 mod lanes;
 mod migrate;
+mod retention;
 mod tasks;
 mod tx;
 mod wake;
 mod workers;
 
 pub use accounts::{balance, insert_account, list_accounts, post_credits};
-pub use connect::{ConnectError, Role, connect, connect_operator};
+pub use connect::{ConnectError, Role, connect, connect_operator, drop_broken, probe};
+pub use dead_letters::{
+    LockedLetter, count_dead_letters, count_dead_letters_by_id, dead_letter, dead_letters_page,
+    delete_dead_letters, lock_dead_letters, lock_dead_letters_by_id, redrive, reopen_failed,
+};
 pub use jobs::{
     StartedJob, events_after, insert_job, insert_result, job_by_id, jobs_page, mark_cancelled, mark_failed,
     mark_requeued, mark_retrying, mark_running, mark_succeeded,
@@ -27,14 +32,15 @@ pub use jobs::{
 pub use keys::{KeyCandidate, find_key, insert_key, list_keys, revoke_key};
 pub use lanes::{
     LaneSettings, awake_lanes, change_settings, lane_counts, lane_settings, lock_lanes, put_to_sleep,
-    queue_counts, set_lane, set_queue,
+    queue_counts, queue_states, set_lane, set_queue,
 };
 pub use migrate::{MigrateError, migrate, schema_is_current};
+pub use retention::{Batch, accounts_after, remove_ended_jobs};
 pub use sqlx::{Error, PgPool};
 pub use tasks::{
     LaneRoom, NewTask, bury, bury_expired, bury_unleased, claim, delete_task, due_in, enqueue, enqueue_all,
-    finish, finish_all, lock_caps, lock_dead_worker, orphan_workers, promote_due, release, retry_at,
-    take_back, take_cap, wake_lanes_with_work,
+    finish, finish_all, lock_caps, lock_dead_worker, open_lane, orphan_workers, promote_due, release,
+    retry_at, take_back, take_cap, wake_lanes_with_work,
 };
 pub use tx::{Alone, SystemTx, TenantTx, Tx};
 pub use wake::{IdleSign, Signal, Wakeups, notify_cancelled, notify_ready};

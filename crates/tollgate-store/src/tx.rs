@@ -1,8 +1,10 @@
 //! The two kinds of transaction. A function's argument says which wall it stands behind.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::pool::PoolConnection;
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres};
 use tollgate_model::account::AccountId;
 
 use crate::Result;
@@ -10,7 +12,7 @@ use crate::Result;
 /// A transaction in one account's name: row-level security shows it that account's rows and no others.
 #[derive(Debug)]
 pub struct TenantTx {
-    tx: Transaction<'static, Postgres>,
+    tx: Open,
     account: AccountId,
 }
 
@@ -18,7 +20,7 @@ impl TenantTx {
     /// Begins, and sets the account in the same round trip. `SET LOCAL` ends with the transaction, so that the
     /// next user of the pooled connection cannot inherit it.
     pub async fn begin(pool: &PgPool, account: AccountId) -> Result<Self> {
-        let tx = pool.begin_with(AssertSqlSafe(format!("BEGIN; {}", set_account(account)))).await?;
+        let tx = Open::begin(pool, format!("BEGIN; {}", set_account(account))).await?;
         Ok(Self { tx, account })
     }
 
@@ -38,7 +40,7 @@ impl TenantTx {
     }
 
     pub(crate) fn conn(&mut self) -> &mut PgConnection {
-        &mut self.tx
+        self.tx.conn()
     }
 }
 
@@ -46,18 +48,18 @@ impl TenantTx {
 /// [enters](Self::enter) an account.
 #[derive(Debug)]
 pub struct SystemTx {
-    tx: Transaction<'static, Postgres>,
+    tx: Open,
 }
 
 impl SystemTx {
     /// Begins.
     pub async fn begin(pool: &PgPool) -> Result<Self> {
-        Ok(Self { tx: pool.begin().await? })
+        Ok(Self { tx: Open::begin(pool, "BEGIN".to_owned()).await? })
     }
 
     /// Goes on in one account's name.
     pub async fn enter(mut self, account: AccountId) -> Result<TenantTx> {
-        sqlx::raw_sql(AssertSqlSafe(set_account(account))).execute(&mut *self.tx).await?;
+        sqlx::raw_sql(AssertSqlSafe(set_account(account))).execute(self.tx.conn()).await?;
         Ok(TenantTx { tx: self.tx, account })
     }
 
@@ -67,7 +69,53 @@ impl SystemTx {
     }
 
     pub(crate) fn conn(&mut self) -> &mut PgConnection {
-        &mut self.tx
+        self.tx.conn()
+    }
+}
+
+/// How long a transaction that nobody wants any more may take to end.
+const ROLLBACK: Duration = Duration::from_secs(5);
+
+/// A transaction from before its first byte is sent: whoever drops it, at whatever moment, leaves none open behind.
+///
+/// `sqlx::Transaction` knows of a transaction once BEGIN was answered. A request whose client leaves before that, or a
+/// BEGIN that is refused in its second half, returned a connection to the pool with a transaction open and an account
+/// set: what its next user wrote without a transaction of his own was reported as done, and never committed.
+#[derive(Debug)]
+struct Open(Option<PoolConnection<Postgres>>);
+
+impl Open {
+    async fn begin(pool: &PgPool, sql: String) -> Result<Self> {
+        let mut open = Self(Some(pool.acquire().await?));
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(open.conn()).await?;
+        Ok(open)
+    }
+
+    async fn commit(mut self) -> Result<()> {
+        sqlx::raw_sql("COMMIT").execute(self.conn()).await?;
+        self.0 = None;
+        Ok(())
+    }
+
+    fn conn(&mut self) -> &mut PgConnection {
+        self.0.as_mut().expect("only the end takes it away")
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let Some(mut conn) = self.0.take() else { return };
+        let roll_back = async move {
+            let done = tokio::time::timeout(ROLLBACK, sqlx::raw_sql("ROLLBACK").execute(&mut *conn)).await;
+            if !matches!(done, Ok(Ok(_))) {
+                conn.close_on_drop();
+            }
+        };
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a drop cannot wait; it ends in seconds, and holds only what nobody wants"
+        )]
+        tokio::spawn(roll_back);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Hints between processes, by LISTEN/NOTIFY. A lost hint costs latency, never a job: the scan is the truth.
 
 use sqlx::postgres::PgListener;
-use sqlx::{Connection as _, PgConnection, PgPool};
+use sqlx::{Acquire as _, Connection as _, PgConnection, PgPool};
 use tollgate_model::queue::QueueName;
 use uuid::Uuid;
 
@@ -85,13 +85,14 @@ pub async fn notify_cancelled(pool: &PgPool, task: Uuid) -> Result<()> {
 /// What a worker is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// There may be something to claim. Also after each reconnection, since hints may have been missed.
+    /// There may be something to claim.
     Ready,
     /// This task was called off.
     Cancelled(Uuid),
 }
 
-/// A worker's ear: one connection of its own, which reconnects by itself.
+/// A worker's ear: one connection of its own. Once it is lost, hints may have been missed: whoever listens anew has to
+/// look.
 #[derive(Debug)]
 pub struct Wakeups {
     listener: PgListener,
@@ -101,15 +102,21 @@ impl Wakeups {
     /// Begins to listen.
     pub async fn listen(pool: &PgPool) -> Result<Self> {
         let mut listener = PgListener::connect_with(pool).await?;
+        listener.eager_reconnect(false);
         listener.listen_all([READY, CANCELLED]).await?;
         Ok(Self { listener })
     }
 
-    /// The next hint.
+    /// Whether the connection still stands.
+    pub async fn check(&mut self) -> Result<()> {
+        self.listener.acquire().await?.ping().await
+    }
+
+    /// The next hint; an error once the connection is lost.
     pub async fn next(&mut self) -> Result<Signal> {
         loop {
             let Some(notification) = self.listener.try_recv().await? else {
-                return Ok(Signal::Ready);
+                return Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset).into());
             };
             match notification.channel() {
                 CANCELLED => {

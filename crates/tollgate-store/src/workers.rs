@@ -12,9 +12,14 @@ use crate::{Result, SystemTx};
 
 /// Signs a worker in, to be given up after `timeout` without a heartbeat. Its id is fresh each boot: a host name would
 /// let a restarted process inherit dead leases.
+///
+/// It goes on with the testimony of those who are heard at this moment, and beat at least as often: else workers that
+/// live no longer than their timeout, as in a crash loop, would never give up the dead before them.
 pub async fn register(pool: &PgPool, worker: Uuid, name: &str, timeout: Duration) -> Result<()> {
     sqlx::query!(
-        "INSERT INTO queue.workers (id, name, visibility_timeout) VALUES ($1, $2, $3)",
+        "INSERT INTO queue.workers (id, name, visibility_timeout, heard_since)
+         SELECT $1, $2, $3, coalesce(min(heard_since), clock_timestamp()) FROM queue.workers
+         WHERE visibility_timeout <= $3 AND heartbeat_at + $3 / 3 > clock_timestamp()",
         worker,
         name,
         interval(timeout)
@@ -24,12 +29,19 @@ pub async fn register(pool: &PgPool, worker: Uuid, name: &str, timeout: Duration
     Ok(())
 }
 
-/// A sign of life. `false`: the worker was given up, its tasks are others' now, and it must sign in anew.
+/// A sign of life. `false`: the worker was given up, its tasks are others' now, and it must sign in anew. After a gap of
+/// two beats the worker cannot tell whether it was cut off or the database was away, so it testifies anew from here on.
 pub async fn heartbeat(pool: &PgPool, worker: Uuid) -> Result<bool> {
-    let done =
-        sqlx::query!("UPDATE queue.workers SET heartbeat_at = clock_timestamp() WHERE id = $1", worker)
-            .execute(pool)
-            .await?;
+    let done = sqlx::query!(
+        "UPDATE queue.workers
+         SET heartbeat_at = clock_timestamp(),
+             heard_since = CASE WHEN heartbeat_at + visibility_timeout / 3 < clock_timestamp() THEN clock_timestamp()
+                                ELSE heard_since END
+         WHERE id = $1",
+        worker
+    )
+    .execute(pool)
+    .await?;
     Ok(done.rows_affected() == 1)
 }
 

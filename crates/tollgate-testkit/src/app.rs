@@ -28,6 +28,10 @@ pub struct Tune {
     pub settings: Vec<(&'static str, String)>,
     /// Workers to begin with.
     pub workers: usize,
+    /// On a PostgreSQL of its own, which the test may crash, stop and start.
+    pub own_database: bool,
+    /// Where the workers log, instead of the test's stderr.
+    pub log: Option<PathBuf>,
 }
 
 impl Tune {
@@ -65,13 +69,14 @@ pub struct TestApp {
     /// A key of that account with every scope.
     pub key: String,
     provider_url: String,
+    log: Option<PathBuf>,
     _provider: AbortOnDropHandle<()>,
 }
 
 impl TestApp {
     /// Starts everything. `binary`: `env!("CARGO_BIN_EXE_tollgate")`.
     pub async fn start(binary: &str, tune: Tune) -> Self {
-        let db = TestDb::new().await;
+        let db = if tune.own_database { TestDb::alone().await } else { TestDb::new().await };
         let owner = db.owner().await;
         let sim = Sim::bind(([127, 0, 0, 1], 0).into(), tune.provider)
             .await
@@ -95,6 +100,7 @@ impl TestApp {
             account,
             key,
             provider_url,
+            log: tune.log,
             _provider: AbortOnDropHandle::new(running),
         };
         for _ in 0..tune.workers {
@@ -113,7 +119,8 @@ impl TestApp {
     /// Another worker process, held by the caller.
     pub async fn start_worker(&self) -> Process {
         let environment = environment(&self.db, Role::Worker, &self.provider_url, &self.settings);
-        Process::start(&self.binary, &["--json", "worker", "--listen", "127.0.0.1:0"], &environment).await
+        let arguments = ["--json", "worker", "--listen", "127.0.0.1:0"];
+        Process::start_logged(&self.binary, &arguments, &environment, self.log.as_deref()).await
     }
 
     /// Runs a command that ends, against this Tollgate.
@@ -177,6 +184,7 @@ fn environment(
 ) -> Vec<(String, String)> {
     let mut all = vec![
         ("DATABASE_URL".to_owned(), db.role_url(role)),
+        ("OPERATOR_DATABASE_URL".to_owned(), db.role_url(Role::Operator)),
         ("OPENAI_BASE_URL".to_owned(), provider.to_owned()),
         ("OPENAI_API_KEY".to_owned(), "sk-test".to_owned()),
         ("LOG_LEVEL".to_owned(), "warn".to_owned()),

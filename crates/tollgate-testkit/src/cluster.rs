@@ -2,7 +2,7 @@
 //! migrated template.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
@@ -45,6 +45,16 @@ fn stop_at_exit() {
 #[derive(Debug)]
 pub struct TestDb {
     name: String,
+    /// A cluster of its own, if the test is to do to it what no other test could bear.
+    own: Option<OwnCluster>,
+}
+
+/// A cluster that can be away for a while.
+#[derive(Debug)]
+struct OwnCluster {
+    server: Arc<Server>,
+    /// The owner's URL, up to the database's name: a server that is down is not asked for it.
+    base: String,
 }
 
 impl TestDb {
@@ -62,17 +72,61 @@ impl TestDb {
     async fn create(with: &str) -> Self {
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
         run("postgres", &format!("CREATE DATABASE {name} {with}")).await;
-        Self { name }
+        Self { name, own: None }
+    }
+
+    /// A migrated database on a cluster of its own, which the test may crash, stop and start.
+    pub async fn alone() -> Self {
+        let start = || Server::start_scratch(vec![("max_connections".to_owned(), "400".to_owned())]);
+        let server = blocking(start).await;
+        let base = server.url("");
+        let database =
+            Self { name: "postgres".to_owned(), own: Some(OwnCluster { server: Arc::new(server), base }) };
+        migrate(&database.owner_url()).await;
+        database
+    }
+
+    /// Crashes the test's own cluster and starts it again (`pg_ctl restart -m immediate`).
+    pub async fn restart_immediate(&self) {
+        let server = self.own_server();
+        blocking(move || server.restart_immediate()).await;
+    }
+
+    /// Stops the test's own cluster, as an operator would.
+    pub async fn down(&self) {
+        let server = self.own_server();
+        blocking(move || server.down()).await;
+    }
+
+    /// Starts it again.
+    pub async fn up(&self) {
+        let server = self.own_server();
+        blocking(move || server.up()).await;
+    }
+
+    /// The process id of its postmaster.
+    pub fn postmaster(&self) -> u32 {
+        self.own_server().pid()
+    }
+
+    fn own_server(&self) -> Arc<Server> {
+        let own = self.own.as_ref().unwrap_or_else(|| panic!("the cluster is every test's"));
+        own.server.clone()
     }
 
     /// The cluster owner's URL: a superuser.
     pub fn owner_url(&self) -> String {
-        url(&self.name)
+        self.own.as_ref().map_or_else(|| url(&self.name), |own| format!("{}{}", own.base, self.name))
     }
 
     /// The URL of one of Tollgate's own logins.
     pub fn url_as(&self, login: &str) -> String {
-        format!("postgres://{login}:{PASSWORD}@127.0.0.1:{}/{}", with_cluster(Server::port), self.name)
+        format!("postgres://{login}:{PASSWORD}@127.0.0.1:{}/{}", self.port(), self.name)
+    }
+
+    /// The port of its cluster, on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.own.as_ref().map_or_else(|| with_cluster(Server::port), |own| own.server.port())
     }
 
     /// The URL of a role's login.
@@ -93,7 +147,11 @@ impl TestDb {
 }
 
 async fn run(database: &str, sql: &str) {
-    let mut conn = PgConnection::connect(&url(database)).await.unwrap_or_else(|error| panic!("{error}"));
+    run_at(&url(database), sql).await;
+}
+
+async fn run_at(url: &str, sql: &str) {
+    let mut conn = PgConnection::connect(url).await.unwrap_or_else(|error| panic!("{error}"));
     sqlx::raw_sql(AssertSqlSafe(sql))
         .execute(&mut conn)
         .await
@@ -103,10 +161,22 @@ async fn run(database: &str, sql: &str) {
 
 async fn make_template() {
     run("postgres", &format!("CREATE DATABASE {TEMPLATE} TEMPLATE template0")).await;
-    tollgate_domain::migrate(&url(TEMPLATE)).await.unwrap_or_else(|error| panic!("{error}"));
+    migrate(&url(TEMPLATE)).await;
+}
+
+async fn migrate(url: &str) {
+    tollgate_domain::migrate(url).await.unwrap_or_else(|error| panic!("{error}"));
     for role in ["app_api", "app_worker", "app_operator", "app_migrator"] {
-        run("postgres", &format!("ALTER ROLE {role} PASSWORD '{PASSWORD}'")).await;
+        run_at(url, &format!("ALTER ROLE {role} PASSWORD '{PASSWORD}'")).await;
     }
+}
+
+/// The supervisor's calls wait, and a test's runtime may have one thread only.
+async fn blocking<T: Send + 'static>(
+    ask: impl FnOnce() -> Result<T, tollgate_devdb::Error> + Send + 'static,
+) -> T {
+    let asked = tokio::task::spawn_blocking(ask).await;
+    asked.unwrap_or_else(|error| panic!("{error}")).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn url(database: &str) -> String {

@@ -1,5 +1,6 @@
-//! The real binary, as a child process that never outlives its test.
+//! The real binary, as a child process that never outlives its test, nor the test process, however that ends.
 
+use std::fs::OpenOptions;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
+use tollgate_devdb::{Session, die_with_parent};
 
 /// A running `tollgate`.
 #[derive(Debug)]
@@ -19,7 +21,21 @@ pub struct Process {
 impl Process {
     /// Starts the binary and waits for its ready line. Its log goes to the test's stderr.
     pub async fn start(binary: &Path, arguments: &[&str], environment: &[(String, String)]) -> Self {
+        Self::start_logged(binary, arguments, environment, None).await
+    }
+
+    /// The same; its log is added to a file instead.
+    pub async fn start_logged(
+        binary: &Path,
+        arguments: &[&str],
+        environment: &[(String, String)],
+        log: Option<&Path>,
+    ) -> Self {
         let mut command = command(binary, arguments, environment);
+        if let Some(log) = log {
+            let file = OpenOptions::new().append(true).create(true).open(log);
+            command.stderr(file.unwrap_or_else(|error| panic!("{}: {error}", log.display())));
+        }
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap_or_else(|error| panic!("{error}"));
         let stdout = child.stdout.take().unwrap_or_else(|| panic!("no stdout"));
         let mut lines = BufReader::new(stdout).lines();
@@ -132,5 +148,8 @@ fn command(binary: &Path, arguments: &[&str], environment: &[(String, String)]) 
         .current_dir(std::env::temp_dir())
         .stdin(Stdio::null())
         .kill_on_drop(true);
+    // A test process that is killed drops nothing. The signal comes when the thread ends that spawns the child, and a
+    // runtime's threads live as long as its test.
+    die_with_parent(command.as_std_mut(), libc::SIGKILL, Session::Shared);
     command
 }

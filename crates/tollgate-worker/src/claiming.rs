@@ -1,8 +1,10 @@
 //! The claiming loop: free slots, a plan, a claim, a run for each task it brought.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,8 +21,19 @@ use crate::{Work, Worker};
 /// Listing the lanes may take up this part of the time, and no more.
 const LISTING_SHARE: u32 = 20;
 
-/// After this long without a pause the worker is busy, and needs no hints.
-const BUSY: Duration = Duration::from_millis(10);
+/// But it is never put off for longer, however long it takes: a busy worker knows of a newcomer by nothing else.
+const LISTED_WITHIN: Duration = Duration::from_millis(500);
+
+/// So many claims that bring something, within this time, are fast.
+const PACE: usize = 16;
+const FAST: Duration = Duration::from_millis(32);
+
+/// From one look to the next while they are fast: a claim of ten tasks costs little more than a claim of one.
+const GAP: Duration = Duration::from_millis(3);
+
+/// A worker with at least so many slots makes two claims at a time, so that PostgreSQL works on the one while the tasks of
+/// the other are started.
+const MANY_SLOTS: usize = 512;
 
 /// Claims until `shutdown`. Runs go to `tracker`.
 pub(crate) async fn claim<W: Work>(
@@ -28,11 +41,23 @@ pub(crate) async fn claim<W: Work>(
     tracker: &TaskTracker,
     shutdown: &CancellationToken,
 ) {
-    let slots = Arc::new(Semaphore::new(worker.config.policy.concurrency));
-    let mut database = Backoff::new("claiming");
+    let concurrency = worker.config.policy.concurrency;
+    let slots = Arc::new(Semaphore::new(concurrency));
+    let loops = if concurrency >= MANY_SLOTS { 2 } else { 1 };
+    join_all((0..loops).map(|_| claim_loop(worker, &slots, tracker, shutdown))).await;
+}
+
+/// Each loop is fair by itself: it has its own memory of the lanes.
+async fn claim_loop<W: Work>(
+    worker: &Arc<Worker<W>>,
+    slots: &Arc<Semaphore>,
+    tracker: &TaskTracker,
+    shutdown: &CancellationToken,
+) {
+    let mut database = Backoff::new("claiming", &worker.db);
     let mut claiming = Claiming::new(worker.clone());
     loop {
-        let Some(free) = shutdown.run_until_cancelled(worker.free_slots(&slots)).await else { return };
+        let Some(free) = shutdown.run_until_cancelled(worker.free_slots(slots)).await else { return };
         // Not cut short by the shutdown: a claim that commits without us would leave its tasks leased to nobody, until
         // the heartbeat finds them or we sign out.
         let runs = match in_time(claiming.claim(free.len())).await {
@@ -49,12 +74,17 @@ pub(crate) async fn claim<W: Work>(
         };
         database.succeeded();
         let idle = runs.is_empty();
+        if runs.len() == free.len() {
+            // There may be more than this loop can take.
+            worker.ready.notify_one();
+        }
         for (run, slot) in runs.into_iter().zip(free) {
             let worker = worker.clone();
             tracker.spawn(async move { worker.run_one(run, slot).await });
         }
-        if idle && shutdown.run_until_cancelled(worker.something_to_do()).await.is_none() {
-            return;
+        if idle {
+            let Some(by_hint) = shutdown.run_until_cancelled(worker.something_to_do()).await else { return };
+            claiming.awoken(by_hint);
         }
     }
 }
@@ -76,9 +106,9 @@ impl<W: Work> Worker<W> {
         free
     }
 
-    /// Waits for a hint, or the safety net.
-    async fn something_to_do(&self) {
-        let _ = tokio::time::timeout(self.config.poll_interval, self.ready.notified()).await;
+    /// Waits for a hint, or the safety net. `true`: it was a hint.
+    async fn something_to_do(&self) -> bool {
+        tokio::time::timeout(self.config.poll_interval, self.ready.notified()).await.is_ok()
     }
 
     async fn run_one(&self, run: W::Run, _slot: OwnedSemaphorePermit) {
@@ -90,6 +120,10 @@ impl<W: Work> Worker<W> {
         metrics::histogram!("tollgate_task_wait_seconds", "queue" => queue).record(task.waited.as_secs_f64());
         W::run(self, run, &held).await;
         metrics::gauge!("tollgate_tasks_in_flight", "queue" => queue).decrement(1);
+        if self.caps.load(Ordering::Relaxed) {
+            // It may have left room under a cap.
+            self.ready.notify_one();
+        }
     }
 }
 
@@ -104,8 +138,18 @@ struct Claiming<W> {
     after: Option<AccountId>,
     /// When the lanes may be listed again, though nothing asks for it.
     list_at: Instant,
+    /// The last claim got less than it could have taken, and no lane is left that may have more.
+    short: bool,
     idle: Option<Idle>,
-    busy_since: Option<Instant>,
+    /// Which connection of the ear the sign was last known to be up with.
+    ears: u64,
+    /// Looking every few milliseconds, the sign down.
+    polling: bool,
+    /// When the last claim came back.
+    last: Instant,
+    /// When the last few that brought something did, by turns.
+    pace: [Option<Instant>; PACE],
+    claims: usize,
 }
 
 impl<W: Work> Claiming<W> {
@@ -118,64 +162,96 @@ impl<W: Work> Claiming<W> {
             settings: -1,
             after: None,
             list_at: now,
+            short: false,
             idle: None,
-            busy_since: None,
+            ears: 0,
+            polling: false,
+            last: now,
+            pace: [None; PACE],
+            claims: 0,
         }
     }
 
     /// Claims up to `limit` tasks; none only if there are none to be had, and the sign is up that says so.
     async fn claim(&mut self, limit: usize) -> Result<Vec<W::Run>> {
         loop {
-            let listed = self.list_if_due().await?;
+            if self.short && self.polling {
+                tokio::time::sleep_until(self.last + GAP).await;
+            } else if self.short {
+                // A claim that came back short has looked at every lane that is known: only news are worth another.
+                let news = self.list().await? > 0;
+                if !news && !self.raise_sign().await? {
+                    self.settle_down().await?;
+                    return Ok(Vec::new());
+                }
+            }
+            if Instant::now() >= self.list_at {
+                self.list().await?;
+            }
             let runs = self.claim_as_planned(limit).await?;
+            self.last = Instant::now();
             if !runs.is_empty() {
-                self.busy().await;
+                self.mind_the_pace().await;
                 return Ok(runs);
             }
-            if !listed {
-                self.list_at = Instant::now();
-            } else if !self.idle().await? {
-                self.settle_down().await?;
-                return Ok(runs);
-            }
+            self.polling = false;
+        }
+    }
+
+    /// Somebody gave a hint, or it is time to look without one.
+    fn awoken(&mut self, by_hint: bool) {
+        self.short = false;
+        if !by_hint && let Some(idle) = &mut self.idle {
+            idle.doubt();
         }
     }
 
     async fn claim_as_planned(&mut self, limit: usize) -> Result<Vec<W::Run>> {
         let now = self.began.elapsed();
-        let plan = self.lanes.plan(limit, now);
+        let mut plan = self.lanes.plan(limit, now);
         if plan.shares.is_empty() {
+            self.short = true;
             return Ok(Vec::new());
         }
         let worker = &self.worker;
         let id: Uuid = *worker.id.borrow();
-        let runs = worker.work.claim(&worker.db, id, self.settings, &plan).await?;
+        let runs = worker.work.claim(&worker.db, id, self.settings, &mut plan).await?;
         let taken: Vec<Taken> = runs
             .iter()
             .map(W::task)
             .map(|task| Taken { account: task.lease.account, place: task.place })
             .collect();
         self.lanes.observe(&plan, &taken, self.began.elapsed());
+        // Where the queue's cap leaves no room for more, there is none to be had, whatever waits.
+        let no_room = plan.limit < limit;
+        self.short = runs.len() < limit && (no_room || !self.lanes.any_waiting());
         Ok(runs)
     }
 
-    /// `true`: the lanes were listed anew.
-    async fn list_if_due(&mut self) -> Result<bool> {
+    /// Lists the lanes. Returns how many were not known.
+    async fn list(&mut self) -> Result<usize> {
         let began = Instant::now();
-        if began < self.list_at {
-            return Ok(false);
-        }
         let id = *self.worker.id.borrow();
         let from = self.after.unwrap_or(AccountId(Uuid::nil()));
-        let listing = queue::list_lanes(&self.worker.db, self.worker.queue(), id, from).await?;
-        self.settings = listing.settings;
-        self.lanes.list(&listing.lanes, self.after.is_none() && !listing.more);
-        self.after = listing.lanes.last().filter(|_| listing.more).map(|lane| lane.account);
-        self.list_at = Instant::now() + began.elapsed() * LISTING_SHARE;
-        if !self.lanes.drowsy(self.began.elapsed()).is_empty() {
-            self.settle_down().await?;
+        let mut listing = queue::list_lanes(&self.worker.db, self.worker.queue(), id, from).await?;
+        if self.after.is_some() && (listing.lanes.is_empty() || listing.settings != self.settings) {
+            // The last page was full; or what the pages before this one said of caps and weights holds no more.
+            self.after = None;
+            let first = AccountId(Uuid::nil());
+            listing = queue::list_lanes(&self.worker.db, self.worker.queue(), id, first).await?;
         }
-        Ok(true)
+        if std::mem::replace(&mut self.settings, listing.settings) != listing.settings {
+            // Lanes that are not on this page were listed under other settings.
+            self.lanes = Lanes::default();
+        }
+        let news = self.lanes.list(&listing.lanes, self.after.is_none() && !listing.more);
+        // The rest of a long list is news too, until it has been looked at.
+        let news = news + usize::from(listing.more);
+        self.after = listing.lanes.last().filter(|_| listing.more).map(|lane| lane.account);
+        self.list_at = Instant::now() + (began.elapsed() * LISTING_SHARE).min(LISTED_WITHIN);
+        self.worker.caps.store(self.lanes.any_capped(), Ordering::Relaxed);
+        self.settle_down().await?;
+        Ok(news)
     }
 
     /// Lanes that have long been empty sleep from now on.
@@ -184,36 +260,45 @@ impl<W: Work> Claiming<W> {
         if drowsy.is_empty() {
             return Ok(());
         }
-        let asleep = queue::put_to_sleep(&self.worker.db, self.worker.queue(), &drowsy).await?;
+        queue::put_to_sleep(&self.worker.db, self.worker.queue(), &drowsy).await?;
+        // One that could not be put to sleep is listed again; one that another loop has put to sleep must not be kept.
         for account in drowsy {
-            if asleep.binary_search(&account).is_ok() {
-                self.lanes.forget(account);
-            } else {
-                self.lanes.stir(account);
-            }
+            self.lanes.forget(account);
         }
         Ok(())
     }
 
     /// `true`: the sign that we are idle was put up just now, so there must be one more look.
-    async fn idle(&mut self) -> Result<bool> {
-        self.busy_since = None;
+    async fn raise_sign(&mut self) -> Result<bool> {
         let idle = match &mut self.idle {
             Some(idle) => idle,
             none => none.insert(Idle::connect(&self.worker.db, self.worker.queue()).await?),
         };
+        // The sign's connection may have gone where the ear's went.
+        let ears = self.worker.ears.load(Ordering::Relaxed);
+        if std::mem::replace(&mut self.ears, ears) != ears {
+            idle.doubt();
+        }
         idle.raise().await
     }
 
-    /// Takes the sign down once there has been no pause for a while. What was claimed must not be lost to an error here: a
-    /// sign that cannot be lowered goes with its connection.
-    async fn busy(&mut self) {
-        let since = *self.busy_since.get_or_insert_with(Instant::now);
-        if since.elapsed() >= BUSY
-            && let Some(idle) = &mut self.idle
-            && idle.lower().await.is_err()
-        {
-            self.idle = None;
+    /// Where claims follow each other fast, hints cost more than looking: takes the sign down, and looks every few
+    /// milliseconds, until a look finds nothing. What was claimed must not be lost to an error here: a sign that cannot
+    /// be lowered goes with its connection.
+    async fn mind_the_pace(&mut self) {
+        if self.polling {
+            return;
+        }
+        let oldest = self.pace[self.claims % PACE];
+        self.pace[self.claims % PACE] = Some(self.last);
+        self.claims += 1;
+        if oldest.is_some_and(|at| self.last - at < FAST) {
+            self.polling = true;
+            if let Some(idle) = &mut self.idle
+                && idle.lower().await.is_err()
+            {
+                self.idle = None;
+            }
         }
     }
 }

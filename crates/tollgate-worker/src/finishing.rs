@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::Instant;
 use tollgate_domain::queue;
 use tollgate_model::queue::Lease;
 
@@ -12,6 +14,10 @@ use crate::{Work, Worker};
 
 /// One commit ends this many leases at most.
 const BATCH: usize = 1000;
+
+/// Fewer than so many wait for more, but not for long.
+const FEW: usize = 100;
+const GAP: Duration = Duration::from_millis(2);
 
 type Done = (Lease, oneshot::Sender<bool>);
 
@@ -40,10 +46,25 @@ impl Finishing {
 
 /// Finishes until it is dropped.
 pub(crate) async fn finish<W: Work>(worker: Arc<Worker<W>>) {
-    let mut database = Backoff::new("finishing");
-    let mut done = worker.finishing.queue.lock().await;
+    let mut database = Backoff::new("finishing", &worker.db);
     let mut batch = Vec::with_capacity(BATCH);
-    while done.recv_many(&mut batch, BATCH).await > 0 {
+    // Two of these loops take turns: while one commits, the other gathers.
+    let mut last = Instant::now();
+    loop {
+        // What comes soon after a commit waits for company: a commit of ten costs little more than a commit of one.
+        let mut done = worker.finishing.queue.lock().await;
+        if done.recv_many(&mut batch, BATCH).await == 0 {
+            return;
+        }
+        if batch.len() < FEW && last.elapsed() < GAP {
+            tokio::time::sleep_until(last + GAP).await;
+            while batch.len() < BATCH
+                && let Ok(next) = done.try_recv()
+            {
+                batch.push(next);
+            }
+        }
+        drop(done);
         let leases: Vec<Lease> = batch.iter().map(|(lease, _)| *lease).collect();
         let held: HashSet<i64> = loop {
             match in_time(queue::finish_all(&worker.db, &leases)).await {
@@ -52,6 +73,7 @@ pub(crate) async fn finish<W: Work>(worker: Arc<Worker<W>>) {
             }
         };
         database.succeeded();
+        last = Instant::now();
         for (lease, tell) in batch.drain(..) {
             // Whoever no longer waits for it has been told to stop.
             let _ = tell.send(held.contains(&lease.token));

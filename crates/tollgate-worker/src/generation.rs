@@ -33,7 +33,7 @@ impl Generation {
 impl Work for Generation {
     type Run = Run;
 
-    async fn claim(&self, db: &Database, worker: Uuid, settings: i64, plan: &Plan) -> Result<Vec<Run>> {
+    async fn claim(&self, db: &Database, worker: Uuid, settings: i64, plan: &mut Plan) -> Result<Vec<Run>> {
         runs::claim(db, worker, settings, plan).await
     }
 
@@ -130,7 +130,7 @@ async fn settle(
     answer: &Result<GenerationOutput, ProviderFailure>,
     held: &HeldLease<'_>,
 ) -> Option<Settled> {
-    let mut database = Backoff::new("settling");
+    let mut database = Backoff::new("settling", worker.db());
     let mut refused = None;
     loop {
         let answer = refused.as_ref().unwrap_or(answer);
@@ -142,7 +142,10 @@ async fn settle(
             }
         };
         match settled {
-            Ok(settled) => return Some(settled),
+            Ok(settled) => {
+                database.succeeded();
+                return Some(settled);
+            }
             Err(error) if error.is_about_values() && answer.is_ok() => {
                 refused = Some(Err(not_storable(&error)));
             }

@@ -15,9 +15,11 @@ mod held;
 mod hints;
 mod scheduling;
 mod sweeping;
+mod upkeep;
 mod work;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -32,6 +34,7 @@ use crate::held::Held;
 
 pub use generation::Generation;
 pub use held::HeldLease;
+pub use upkeep::upkeep;
 pub use work::Work;
 
 /// What the last statements of a process may take.
@@ -63,8 +66,12 @@ pub struct Worker<W> {
     held: Held,
     /// There may be something to claim.
     ready: Notify,
+    /// How often the ear for hints was connected.
+    ears: AtomicU64,
     /// There may be something in the schedule that is due sooner than was known.
     scheduled: Notify,
+    /// A lane or the queue has a cap, under which a task that ends leaves room.
+    caps: AtomicBool,
     /// Tasks that are done, to be taken out of the queue together.
     finishing: Finishing,
     /// The drain is over: hand back what is left.
@@ -82,7 +89,9 @@ impl<W: Work> Worker<W> {
             id: watch::Sender::new(id),
             held: Held::default(),
             ready: Notify::new(),
+            ears: AtomicU64::new(0),
             scheduled: Notify::new(),
+            caps: AtomicBool::new(false),
             finishing: Finishing::default(),
             hand_back: CancellationToken::new(),
         })
@@ -132,11 +141,14 @@ impl<W: Work> Worker<W> {
         let beside = TaskTracker::new();
         let stop = CancellationToken::new();
         let _stop_on_unwind = stop.clone().drop_guard();
+        beside.spawn(stop.clone().run_until_cancelled_owned(worker.db.clone().watch()));
         beside.spawn(stop.clone().run_until_cancelled_owned(heartbeat::beat(worker.clone())));
         beside.spawn(stop.clone().run_until_cancelled_owned(sweeping::sweep(worker.clone())));
         beside.spawn(stop.clone().run_until_cancelled_owned(hints::listen(worker.clone())));
         beside.spawn(stop.clone().run_until_cancelled_owned(scheduling::promote(worker.clone())));
-        beside.spawn(stop.clone().run_until_cancelled_owned(finishing::finish(worker.clone())));
+        for _ in 0..2 {
+            beside.spawn(stop.clone().run_until_cancelled_owned(finishing::finish(worker.clone())));
+        }
 
         let runs = TaskTracker::new();
         let claiming = claiming::claim(&worker, &runs, &shutdown);

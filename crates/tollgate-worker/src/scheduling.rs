@@ -11,9 +11,12 @@ use crate::{Work, Worker};
 /// Hints say nothing of what they are about: a busy queue's must not make this loop spin.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// A busy worker is sent no hints, and so is not told of what is scheduled meanwhile: it looks this often by itself.
+const UNTOLD: Duration = Duration::from_secs(1);
+
 /// Promotes until it is dropped.
 pub(crate) async fn promote<W: Work>(worker: Arc<Worker<W>>) {
-    let mut database = Backoff::new("scheduling");
+    let mut database = Backoff::new("scheduling", &worker.db);
     loop {
         match in_time(queue::promote_due(&worker.db, worker.queue())).await {
             Ok(promotion) => {
@@ -22,7 +25,7 @@ pub(crate) async fn promote<W: Work>(worker: Arc<Worker<W>>) {
                     worker.ready.notify_one();
                 }
                 // A task that is due in less than a timer's resolution is not worth spinning for.
-                let patience = promotion.next.unwrap_or(Duration::MAX).min(worker.config.poll_interval);
+                let patience = promotion.next.unwrap_or(UNTOLD).min(UNTOLD).min(worker.config.poll_interval);
                 let patience = patience.max(Duration::from_millis(1));
                 let hint = async {
                     worker.scheduled.notified().await;

@@ -13,13 +13,13 @@ pub trait Work: Send + Sync + Sized + 'static {
     /// A claimed task with all that is needed to run it.
     type Run: Send + 'static;
 
-    /// Leases tasks as planned and prepares them, in one commit.
+    /// Leases tasks as planned and prepares them, in one commit. Lowers the plan's limit where a cap of the queue does.
     fn claim(
         &self,
         db: &Database,
         worker: Uuid,
         settings: i64,
-        plan: &Plan,
+        plan: &mut Plan,
     ) -> impl Future<Output = Result<Vec<Self::Run>>> + Send;
 
     /// The task of a run.

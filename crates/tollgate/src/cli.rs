@@ -2,7 +2,9 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{account, api, demo, dev, doctor, job, key, migrate, provider_sim, worker};
+use crate::commands::{
+    account, api, demo, dev, dlq, doctor, job, key, lane, migrate, provider_sim, queue, worker,
+};
 
 /// Asynchronous AI jobs on PostgreSQL: post a generation job, get 202, and it is run exactly as promised.
 ///
@@ -40,6 +42,15 @@ pub(crate) enum Command {
     /// Jobs: submit, list, show, watch, cancel.
     #[command(subcommand)]
     Job(job::Command),
+    /// Dead letters, which nothing tries again by itself: list, show, redrive, purge.
+    #[command(subcommand)]
+    Dlq(dlq::Command),
+    /// Queues as a whole: list, set.
+    #[command(subcommand)]
+    Queue(queue::Command),
+    /// Lanes, one account's share of one queue each: show, set.
+    #[command(subcommand)]
+    Lane(lane::Command),
     /// A simulated AI provider with faults on demand, for development and tests.
     ProviderSim(provider_sim::Args),
     /// Print the OpenAPI document.
@@ -58,7 +69,7 @@ pub(crate) async fn run(cli: Cli, config: crate::config::Config) -> Result<(), c
     let json = cli.json;
     match cli.command {
         Command::Dev(args) => Box::pin(dev::run(args, config, json)).await,
-        Command::Demo(args) => demo::run(args, config, json).await,
+        Command::Demo(args) => Box::pin(demo::run(args, config, json)).await,
         Command::Migrate => migrate::run(&config, json).await,
         Command::Api(args) => api::run(args, config, json).await,
         Command::Worker(args) => worker::run(args, config, json).await,
@@ -66,6 +77,9 @@ pub(crate) async fn run(cli: Cli, config: crate::config::Config) -> Result<(), c
         Command::Account(command) => account::run(command, &config, json).await,
         Command::Key(command) => key::run(command, &config, json).await,
         Command::Job(command) => job::run(command, &config, json).await,
+        Command::Dlq(command) => dlq::run(command, &config, json).await,
+        Command::Queue(command) => queue::run(command, &config, json).await,
+        Command::Lane(command) => lane::run(command, &config, json).await,
         Command::ProviderSim(args) => provider_sim::run(args, json).await,
         Command::Openapi => crate::output::print_line(&tollgate_http::openapi_json()),
     }

@@ -13,8 +13,9 @@ use config::{File, FileFormat};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
+use tollgate_model::admission::Limits;
 use tollgate_model::job_type::{JobType, JobTypes};
-use tollgate_model::queue::{QueueName, QueuePolicy};
+use tollgate_model::queue::{QueueName, QueuePolicy, TimesToLive};
 use tollgate_model::retry::RetrySchedule;
 use tollgate_model::submission::SubmissionRules;
 
@@ -24,6 +25,8 @@ use tollgate_model::submission::SubmissionRules;
 pub(crate) struct Config {
     pub database_url: Option<SecretString>,
     pub database_max_connections: u32,
+    pub operator_database_url: Option<SecretString>,
+    pub tollgate_admin_token: Option<SecretString>,
     pub openai_api_key: Option<SecretString>,
     pub openai_base_url: Option<url::Url>,
     pub default_model: String,
@@ -34,6 +37,10 @@ pub(crate) struct Config {
     pub q_gen_create_concurrency: usize,
     #[serde(deserialize_with = "duration")]
     pub generation_job_ttl: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub webhook_ttl: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub billing_ttl: Duration,
     #[serde(deserialize_with = "durations")]
     pub generation_retry_delays: Vec<Duration>,
     #[serde(deserialize_with = "duration")]
@@ -48,6 +55,11 @@ pub(crate) struct Config {
     pub http_timeout: Duration,
     pub max_body_bytes: usize,
     pub max_event_streams: usize,
+    pub max_queued_per_account: u32,
+    pub max_queued: u32,
+    pub public_status: Option<bool>,
+    #[serde(deserialize_with = "retention")]
+    pub job_retention: Option<Duration>,
     pub log_level: Option<String>,
     pub log_format: LogFormat,
     pub tollgate_data_dir: Option<PathBuf>,
@@ -100,6 +112,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Connections that each of a process's roles (API, worker) may open.",
     ),
     unset(
+        "OPERATOR_DATABASE_URL",
+        "The operators' login, for their commands and for the API's routes under `/internal`. Unset: `DATABASE_URL`.",
+    ),
+    unset(
+        "TOLLGATE_ADMIN_TOKEN",
+        "What operators send as `Authorization: Bearer …` to the API's routes under `/internal`; at least 16 characters. Unset: those routes refuse everybody.",
+    ),
+    unset(
         "OPENAI_API_KEY",
         "The provider's key. Without it generation jobs fail at once with `SERVER_ERROR`. A server that needs none takes any value.",
     ),
@@ -120,6 +140,16 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "GENERATION_JOB_TTL",
         "30m",
         "From a job's scheduled time until it fails as `EXPIRED` if no worker has finished it.",
+    ),
+    set(
+        "WEBHOOK_TTL",
+        "2h",
+        "The same for a task of `webhook.delivery`. Until webhooks are delivered: that of a redriven one.",
+    ),
+    set(
+        "BILLING_TTL",
+        "2h",
+        "The same for a task of `billing.credit_grant`. Until credits can be bought: that of a redriven one.",
     ),
     set(
         "GENERATION_RETRY_DELAYS",
@@ -150,6 +180,25 @@ pub(crate) const SETTINGS: &[Setting] = &[
     set("HTTP_TIMEOUT", "15s", "Deadline for answering one API request."),
     set("MAX_BODY_BYTES", "1048576", "The largest request body."),
     set("MAX_EVENT_STREAMS", "256", "Live event streams that one API process serves at a time."),
+    set(
+        "MAX_QUEUED_PER_ACCOUNT",
+        "1000000",
+        "Jobs of one account that may wait, scheduled ones included; a submission beyond it is answered `429 queue_full`. Submissions under way at the same time may exceed it by the number of database connections.",
+    ),
+    set(
+        "MAX_QUEUED",
+        "5000000",
+        "The same for all accounts together. Each API process counts what it lets in, and looks at the others' at least once a second (near the limit, 20 times).",
+    ),
+    set(
+        "JOB_RETENTION",
+        "30d",
+        "Finished jobs older than this are removed, with their results, events and dead letters; `0` or `off`: never. Counts are of all time, and stay.",
+    ),
+    unset(
+        "PUBLIC_STATUS",
+        "`true`: `/api/ai/status` shows the platform's totals to those without a key. Unset: only in `dev` and `demo`.",
+    ),
     unset(
         "LOG_LEVEL",
         "`error`, `warn`, `info`, `debug` or `trace`, or a filter such as `info,tollgate_worker=debug`. Unset: `info`, and `warn` for `demo`, whose progress it would bury.",
@@ -166,6 +215,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
     unset("TOLLGATE_URL", "The Tollgate that `tollgate job` talks to. Unset: the running `tollgate dev`."),
     unset("TOLLGATE_API_KEY", "The key that `tollgate job` uses. Unset: that of the running `tollgate dev`."),
 ];
+
+/// What nobody guesses by trying.
+const SHORTEST_TOKEN: usize = 16;
 
 /// What is wrong with the configuration.
 #[derive(Debug, thiserror::Error)]
@@ -223,21 +275,40 @@ impl Config {
                 return Err(ConfigError(format!("`{name}` must be at least 1")));
             }
         }
-        if let Some(url) = &self.database_url {
+        for (name, url) in
+            [("database_url", &self.database_url), ("operator_database_url", &self.operator_database_url)]
+        {
             // Not to be quoted: it holds a password.
-            let url = url::Url::parse(url.expose_secret()).ok();
-            if !url.is_some_and(|url| ["postgres", "postgresql"].contains(&url.scheme())) {
-                return Err(ConfigError(
-                    "`database_url` is not a PostgreSQL URL: postgres://user:password@host:port/database"
-                        .into(),
-                ));
+            let url = url.as_ref().map(|url| url::Url::parse(url.expose_secret()).ok());
+            if url
+                .is_some_and(|url| url.is_none_or(|url| !["postgres", "postgresql"].contains(&url.scheme())))
+            {
+                return Err(ConfigError(format!(
+                    "`{name}` is not a PostgreSQL URL: postgres://user:password@host:port/database"
+                )));
+            }
+        }
+        if let Some(token) = &self.tollgate_admin_token {
+            let token = token.expose_secret();
+            if token.len() < SHORTEST_TOKEN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return Err(ConfigError(format!(
+                    "`tollgate_admin_token` must have at least {SHORTEST_TOKEN} characters, all of them printable \
+                     ASCII and no spaces; `openssl rand -hex 32` makes a good one"
+                )));
             }
         }
         if self.visibility_timeout < Duration::from_millis(600) {
             return Err(ConfigError("`visibility_timeout` must be at least 600ms".into()));
         }
-        if self.queue_poll_interval.is_zero() || self.generation_job_ttl.is_zero() {
-            return Err(ConfigError("`queue_poll_interval` and `generation_job_ttl` must not be 0".into()));
+        for (name, time) in [
+            ("queue_poll_interval", self.queue_poll_interval),
+            ("generation_job_ttl", self.generation_job_ttl),
+            ("webhook_ttl", self.webhook_ttl),
+            ("billing_ttl", self.billing_ttl),
+        ] {
+            if time.is_zero() {
+                return Err(ConfigError(format!("`{name}` must not be 0")));
+            }
         }
         if !(100..=600_000).contains(&self.request_timeout_ms) {
             return Err(ConfigError("`request_timeout_ms` must be between 100 and 600000".into()));
@@ -259,6 +330,20 @@ impl Config {
         })
     }
 
+    /// How much may wait.
+    pub(crate) fn admission_limits(&self) -> Limits {
+        Limits { per_account: self.max_queued_per_account, overall: self.max_queued }
+    }
+
+    /// How long the tasks of each queue live.
+    pub(crate) fn times_to_live(&self) -> TimesToLive {
+        TimesToLive {
+            generation: self.generation_job_ttl,
+            webhook: self.webhook_ttl,
+            billing: self.billing_ttl,
+        }
+    }
+
     /// How the queue of generation jobs treats its tasks.
     pub(crate) fn generation_policy(&self) -> QueuePolicy {
         QueuePolicy {
@@ -278,6 +363,15 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
 fn durations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Duration>, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.split(',').map(|part| parse_duration(part.trim()).map_err(D::Error::custom)).collect()
+}
+
+/// `None`: for ever.
+fn retention<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if ["0", "off"].contains(&text.as_str()) {
+        return Ok(None);
+    }
+    parse_duration(&text).map(|keep| Some(keep).filter(|keep| !keep.is_zero())).map_err(D::Error::custom)
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -313,6 +407,18 @@ mod tests {
         assert_eq!(config.generation_job_ttl, Duration::from_mins(30));
         assert_eq!(config.generation_policy().retry, RetrySchedule::default());
         assert!(config.database_url.is_none());
+        assert_eq!(config.admission_limits(), Limits { per_account: 1_000_000, overall: 5_000_000 });
+        assert_eq!((config.job_retention, config.public_status), (Some(Duration::from_hours(720)), None));
+    }
+
+    #[test]
+    fn what_has_ended_is_kept_for_a_time_or_for_ever() {
+        for (text, keep) in
+            [("0", None), ("off", None), ("0s", None), ("36h", Some(Duration::from_hours(36)))]
+        {
+            assert_eq!(read("", &[("JOB_RETENTION", text)]).unwrap().job_retention, keep, "{text}");
+        }
+        assert_eq!(read("public_status = true", &[]).unwrap().public_status, Some(true));
     }
 
     #[test]
@@ -339,9 +445,15 @@ mod tests {
             ("", &[("Q_GEN_CREATE_CONCURRENCY", "many")], "q_gen_create_concurrency"),
             ("", &[("Q_GEN_CREATE_CONCURRENCY", "0")], "q_gen_create_concurrency"),
             ("", &[("GENERATION_JOB_TTL", "soon")], "soon"),
+            ("", &[("JOB_RETENTION", "long")], "long"),
+            ("", &[("MAX_QUEUED", "-1")], "max_queued"),
+            ("", &[("PUBLIC_STATUS", "perhaps")], "public_status"),
             ("", &[("LISTEN", "here")], "listen"),
             ("", &[("DATABASE_URL", "mysql://user:hidden@host/db")], "database_url"),
             ("", &[("DATABASE_URL", "somewhere")], "database_url"),
+            ("", &[("OPERATOR_DATABASE_URL", "mysql://user:hidden@host/db")], "operator_database_url"),
+            ("", &[("TOLLGATE_ADMIN_TOKEN", "hidden-and-shor")], "at least 16 characters"),
+            ("", &[("TOLLGATE_ADMIN_TOKEN", "hidden, and long enough")], "no spaces"),
             ("[job_types.x]\ntemperature = 9.0", &[], "`x`"),
             ("[job_types.x]\ntemprature = 1.0", &[], "temprature"),
         ] {

@@ -147,6 +147,10 @@ impl Parts {
     ) -> Result<(Access, bool), Failure> {
         migrate(&database_url).await?;
         config.database_url = Some(secret(database_url.clone()));
+        if self.server.is_some() {
+            // Whoever has set it means another database.
+            config.operator_database_url = None;
+        }
         config.shutdown_grace = config.shutdown_grace.min(GRACE);
         let simulated = config.uses_simulator();
         if simulated {

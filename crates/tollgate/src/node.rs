@@ -6,14 +6,15 @@ use std::time::Duration;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tollgate_domain::auth::Authenticator;
-use tollgate_domain::{Database, Health, Role, waker};
-use tollgate_http::Api;
+use tollgate_domain::submit::Entrance;
+use tollgate_domain::{AdminToken, Database, Health, Role, admission, waker};
+use tollgate_http::{Api, Operators};
 use tollgate_model::queue::QueueName;
 use tollgate_outbound::{OpenAi, OpenAiConfig, Provider};
-use tollgate_worker::{Generation, Worker, WorkerConfig};
+use tollgate_worker::{Generation, Worker, WorkerConfig, upkeep};
 use url::Url;
 
 use crate::config::Config;
@@ -21,6 +22,9 @@ use crate::output::Failure;
 
 /// The vendor's API.
 const OPENAI: &str = "https://api.openai.com/v1";
+
+/// Operators are few, and must not take connections away from tenants.
+const OPERATOR_CONNECTIONS: u32 = 2;
 
 /// How strictly the database login is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,12 +79,15 @@ pub(crate) async fn serve_api(
 ) -> Result<(), Failure> {
     let db = connect(config, Role::Api, mode).await?;
     let (waker, hints) = waker(db.clone(), QueueName::GenerationCreate);
+    let (admission, looks) = admission(db.clone(), config.admission_limits());
+    let entrance =
+        Entrance { rules: config.submission_rules()?, ttl: config.generation_job_ttl, admission, waker };
     let api = Api {
         db: db.clone(),
         auth: Authenticator::new()?,
-        waker,
-        rules: Arc::new(config.submission_rules()?),
-        job_ttl: config.generation_job_ttl,
+        entrance: Arc::new(entrance),
+        operators: operators(config, mode).await?,
+        public_status: config.public_status.unwrap_or(mode == Mode::Dev),
         max_body_bytes: config.max_body_bytes,
         request_timeout: config.http_timeout,
         max_event_streams: config.max_event_streams,
@@ -88,10 +95,13 @@ pub(crate) async fn serve_api(
         shutdown: shutdown.clone(),
     };
     let router = tollgate_http::api_router(api);
-    let hints = TaskTracker::new().spawn(hints);
+    let mut beside = JoinSet::new();
+    beside.spawn(hints);
+    beside.spawn(looks);
+    beside.spawn(db.clone().watch());
     ready()?;
     tollgate_http::serve(listener, router, shutdown, config.shutdown_grace).await;
-    hints.abort();
+    beside.shutdown().await;
     db.close().await;
     Ok(())
 }
@@ -118,6 +128,8 @@ pub(crate) async fn run_worker(
         concurrency = config.q_gen_create_concurrency,
         "worker started"
     );
+    let mut beside = JoinSet::new();
+    beside.spawn(upkeep(db.clone(), config.job_retention));
     ready()?;
     match operations {
         Some((listener, metrics)) => {
@@ -133,13 +145,37 @@ pub(crate) async fn run_worker(
         }
         None => worker.run(shutdown).await,
     }
+    beside.shutdown().await;
     db.close().await;
     Ok(())
+}
+
+/// What the API serves operators with, if there is a token for them.
+async fn operators(config: &Config, mode: Mode) -> Result<Option<Operators>, Failure> {
+    let Some(token) = &config.tollgate_admin_token else { return Ok(None) };
+    let url = match &config.operator_database_url {
+        Some(url) => url.expose_secret(),
+        None => config.required_database_url()?,
+    };
+    let db = Database::connect(url, Role::Operator, OPERATOR_CONNECTIONS, mode == Mode::Production).await;
+    let db = db.map_err(|error| {
+        Failure::new(format!(
+            "TOLLGATE_ADMIN_TOKEN is set, so the API connects as the operator too, by OPERATOR_DATABASE_URL, or by \
+             DATABASE_URL without it: {error}"
+        ))
+    })?;
+    let token = AdminToken::new(token.expose_secret())?;
+    Ok(Some(Operators { db: up_to_date(db).await?, token, ttls: config.times_to_live() }))
 }
 
 async fn connect(config: &Config, role: Role, mode: Mode) -> Result<Database, Failure> {
     let url = config.required_database_url()?;
     let db = Database::connect(url, role, config.database_max_connections, mode == Mode::Production).await?;
+    up_to_date(db).await
+}
+
+/// The database, if its schema is this version's.
+async fn up_to_date(db: Database) -> Result<Database, Failure> {
     match db.health().await {
         Ok(Health::Ready) => Ok(db),
         Err(error) if error.is_unavailable() => Err(error.into()),

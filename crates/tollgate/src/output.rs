@@ -67,6 +67,9 @@ impl From<tollgate_domain::Error> for Failure {
             E::NotFound("API key") => {
                 Self::new("the account has no such key; `tollgate key list` shows all it has")
             }
+            E::NotFound("dead letter") => {
+                Self::new("no such dead letter; `tollgate dlq list` shows those there are")
+            }
             other => Self::new(other.to_string()),
         }
     }

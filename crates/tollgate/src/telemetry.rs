@@ -22,7 +22,10 @@ pub(crate) fn start_logging(config: &Config, command: &Command) -> Result<(), Fa
     let filter = EnvFilter::try_new(config.log_level.as_deref().unwrap_or(usual))
         .map_err(|error| Failure::misuse(format!("LOG_LEVEL is no log level or filter: {error}")))?
         // sqlx quotes what it does not understand of DATABASE_URL, secrets and all.
-        .add_directive("sqlx_postgres::options::parse=off".parse().map_err(|_| Failure::new("log filter"))?);
+        .add_directive("sqlx_postgres::options::parse=off".parse().map_err(|_| Failure::new("log filter"))?)
+        // A line for each connection that broke, where one for all of them is enough: ours.
+        .add_directive("sqlx_core::pool::connection=off".parse().map_err(|_| Failure::new("log filter"))?)
+        .add_directive("sqlx::postgres::notice=error".parse().map_err(|_| Failure::new("log filter"))?);
     let json = match config.log_format {
         LogFormat::Auto => command.is_service(),
         format => format == LogFormat::Json,

@@ -1,11 +1,12 @@
 //! Tollgate's own queue, through the functions that its roles use: the domain's enqueue and the worker's loop.
 use crate::common::{env, payload, producers, url, Kind, Peer, Producer, Result, Seen};
 use serde_json::{json, Value};
+use sqlx::Connection as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use tollgate_domain::queue::{self, NewTask};
+use tollgate_domain::queue::{self, Enqueuer, NewTask};
 use tollgate_domain::{ids, migrate, waker, Database, Role, Waker};
 use tollgate_model::account::AccountId;
 use tollgate_model::lanes::Plan;
@@ -31,7 +32,13 @@ impl Tollgate {
     /// `accounts`: how many share the work.
     pub async fn new(name: &'static str, accounts: u64) -> Result<Self> {
         migrate(&url()).await?;
-        let most = producers() as u32 + 8;
+        // w5's application rows are the owner's.
+        let mut owner = sqlx::PgConnection::connect(&url()).await?;
+        for what in ["TABLES", "SEQUENCES"] {
+            let grant = format!("ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON {what} TO app_worker");
+            sqlx::raw_sql(sqlx::AssertSqlSafe(grant)).execute(&mut owner).await?;
+        }
+        let most = 2 * producers() as u32 + 8;
         let db = Database::connect(&url(), Role::Worker, most, false).await?;
         let pool = tollgate_store::connect(&url(), Role::Worker, most, false).await?;
         let (waker, send) = waker(db.clone(), QUEUE);
@@ -44,7 +51,7 @@ impl Tollgate {
 struct NoOp(Arc<Seen>);
 impl Work for NoOp {
     type Run = ClaimedTask;
-    async fn claim(&self, db: &Database, worker: Uuid, settings: i64, plan: &Plan) -> tollgate_domain::Result<Vec<ClaimedTask>> {
+    async fn claim(&self, db: &Database, worker: Uuid, settings: i64, plan: &mut Plan) -> tollgate_domain::Result<Vec<ClaimedTask>> {
         queue::claim(db, QUEUE, worker, settings, plan).await
     }
     fn task(run: &ClaimedTask) -> &ClaimedTask {
@@ -68,7 +75,8 @@ impl Peer for Tollgate {
         Ok(())
     }
     async fn producer(&self) -> Result<TollgateProducer> {
-        Ok(TollgateProducer { db: self.db.clone(), pool: self.pool.clone(), waker: self.waker.clone(), accounts: self.accounts })
+        let alone = Enqueuer::connect(&self.db).await?;
+        Ok(TollgateProducer { alone, db: self.db.clone(), pool: self.pool.clone(), waker: self.waker.clone(), accounts: self.accounts })
     }
     async fn start_worker(&self, seen: Arc<Seen>) -> Result<()> {
         let policy = QueuePolicy { name: QUEUE, concurrency: self.concurrency, ttl: TTL, retry: RetrySchedule::default() };
@@ -105,6 +113,8 @@ fn account(of: u64) -> AccountId {
 }
 
 pub struct TollgateProducer {
+    /// A connection of its own, as the other drivers' producers have.
+    alone: Enqueuer,
     db: Database,
     pool: tollgate_store::PgPool,
     waker: Waker,
@@ -112,7 +122,7 @@ pub struct TollgateProducer {
 }
 impl Producer for TollgateProducer {
     async fn send(&mut self, n: i64) -> Result<()> {
-        queue::enqueue(&self.db, account(self.accounts), task(ids::new_id(), &payload(n))).await?;
+        self.alone.enqueue(account(self.accounts), task(ids::new_id(), &payload(n))).await?;
         self.waker.wake();
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -58,6 +58,18 @@ impl<S: Needs> FromRequestParts<App> for Caller<S> {
     }
 }
 
+/// Where an endpoint also serves those who show no key. A key that is shown must be good.
+impl<S: Needs> OptionalFromRequestParts<App> for Caller<S> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Option<Self>, Problem> {
+        if [AUTHORIZATION, X_API_KEY].iter().any(|name| parts.headers.contains_key(name)) {
+            return <Self as FromRequestParts<App>>::from_request_parts(parts, app).await.map(Some);
+        }
+        Ok(None)
+    }
+}
+
 /// Refuses a holder of `scopes` who lacks one.
 pub(crate) fn require(scopes: &[Scope], scope: Scope) -> Result<(), Problem> {
     if scopes.contains(&scope) {
@@ -71,16 +83,20 @@ fn unknown() -> Problem {
     Problem::new(Code::Unauthorized, "this API key is not valid: it is unknown, or it has been revoked")
 }
 
+/// To who needs a key and shows none.
+pub(crate) fn no_key() -> Problem {
+    Problem::new(Code::Unauthorized, "no API key: send it as `Authorization: Bearer sk_live_…`")
+}
+
 /// The key in the headers: a bearer token, or else `X-API-Key`. A well-formed key only: junk costs no round trip.
 fn presented(headers: &HeaderMap) -> Result<SecretString, Problem> {
     let refuse = |detail: &str| Err(Problem::new(Code::Unauthorized, detail));
     let bearer = headers.get(AUTHORIZATION).map(bearer);
     let Some(key) = bearer.flatten().or_else(|| headers.get(X_API_KEY).map(HeaderValue::as_bytes)) else {
-        return refuse(if bearer.is_some() {
-            "the header `Authorization` does not have the form `Bearer sk_live_…`"
-        } else {
-            "no API key: send it as `Authorization: Bearer sk_live_…`"
-        });
+        if bearer.is_none() {
+            return Err(no_key());
+        }
+        return refuse("the header `Authorization` does not have the form `Bearer sk_live_…`");
     };
     match std::str::from_utf8(key).map(str::trim) {
         Ok(key) if ApiKey::parse(key).is_some() => Ok(SecretString::from(key)),
@@ -88,7 +104,7 @@ fn presented(headers: &HeaderMap) -> Result<SecretString, Problem> {
     }
 }
 
-fn bearer(header: &HeaderValue) -> Option<&[u8]> {
+pub(super) fn bearer(header: &HeaderValue) -> Option<&[u8]> {
     let (scheme, token) = header.as_bytes().split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
 }

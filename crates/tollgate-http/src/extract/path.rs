@@ -4,8 +4,12 @@ use std::marker::PhantomData;
 
 use axum::extract::{FromRequestParts, Path};
 use http::request::Parts;
+use serde::de::DeserializeOwned;
+use tollgate_model::account::AccountId;
+use tollgate_model::dead_letter::DeadLetter;
 use tollgate_model::job::Job;
 use tollgate_model::key::KeyInfo;
+use tollgate_model::queue::QueueName;
 use uuid::Uuid;
 
 use crate::problem::{Code, Problem};
@@ -24,6 +28,31 @@ impl Noun for Job {
 
 impl Noun for KeyInfo {
     const NOUN: &'static str = "API key";
+}
+
+impl Noun for DeadLetter {
+    const NOUN: &'static str = "dead letter";
+}
+
+impl Noun for QueueName {
+    const NOUN: &'static str = "queue; `GET /internal/queues` lists them";
+}
+
+impl Noun for (AccountId, QueueName) {
+    const NOUN: &'static str = "account or queue; `GET /internal/queues` lists the queues";
+}
+
+/// What a path names in full. What cannot be read is the name of nothing.
+pub(crate) struct Named<T>(pub(crate) T);
+
+impl<T: Noun + DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Named<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let named = Path::<T>::from_request_parts(parts, state).await;
+        let unknown = |_| Problem::new(Code::NotFound, format!("no such {}", T::NOUN));
+        named.map(|Path(named)| Self(named)).map_err(unknown)
+    }
 }
 
 impl<T: Noun, S: Send + Sync> FromRequestParts<S> for Id<T> {

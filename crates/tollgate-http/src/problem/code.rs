@@ -25,6 +25,8 @@ pub enum Code {
     PayloadTooLarge,
     /// Too much of this at once; `Retry-After` says when to try again.
     RateLimited,
+    /// As much waits as may, of the account or of all; `Retry-After` says when to try again.
+    QueueFull,
     /// A defect of the server; its operator finds it by the request's id.
     Internal,
     /// Not at the moment; `Retry-After` says when to try again.
@@ -33,7 +35,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::InvalidRequest,
         Self::Unauthorized,
         Self::ForbiddenScope,
@@ -42,6 +44,7 @@ impl Code {
         Self::JobFinished,
         Self::PayloadTooLarge,
         Self::RateLimited,
+        Self::QueueFull,
         Self::Internal,
         Self::Unavailable,
     ];
@@ -61,6 +64,7 @@ impl Code {
                 ("payload_too_large", StatusCode::PAYLOAD_TOO_LARGE, "Payload too large")
             }
             Self::RateLimited => ("rate_limited", StatusCode::TOO_MANY_REQUESTS, "Too many requests"),
+            Self::QueueFull => ("queue_full", StatusCode::TOO_MANY_REQUESTS, "Queue full"),
             Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "Internal error"),
             Self::Unavailable => ("unavailable", StatusCode::SERVICE_UNAVAILABLE, "Temporarily unavailable"),
         }
@@ -100,6 +104,7 @@ mod tests {
                 ("job_finished", 409),
                 ("payload_too_large", 413),
                 ("rate_limited", 429),
+                ("queue_full", 429),
                 ("internal", 500),
                 ("unavailable", 503),
             ]

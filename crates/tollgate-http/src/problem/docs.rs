@@ -59,6 +59,8 @@ problems! {
     ForCaller:
         Unauthorized "no API key, or none that is valid",
         ForbiddenScope "the key lacks the scope that the endpoint needs";
+    /// Of an endpoint for operators, as all of `/internal` are.
+    ForOperator: Unauthorized "no operators' token, or a wrong one; or none is configured, and the operator API is off";
     /// Of an endpoint with an id in its path.
     ForId: NotFound "no such thing, or it is another account's";
     /// Of an endpoint with query parameters.

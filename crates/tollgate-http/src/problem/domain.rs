@@ -9,10 +9,12 @@ impl From<Error> for Problem {
         match error {
             Error::NotFound(_) => Self::new(Code::NotFound, error.to_string()),
             Error::Submission(_) | Error::Invalid { .. } => Self::invalid(error.to_string()),
+            Error::QueueFull(_) => Self::new(Code::QueueFull, error.to_string()),
             Error::AlreadyFinished(_) => Self::new(Code::JobFinished, error.to_string()),
-            Error::Unavailable(_) => {
-                tracing::warn!(%error, "refused for now");
+            // In the log by `available.rs`: a line each would be hundreds.
+            Error::Unavailable(cause) => {
                 Self::new(Code::Unavailable, "the database is not available at the moment; try again")
+                    .because(cause.to_string())
             }
             Error::Database(_) | Error::Internal(_) => {
                 tracing::error!(%error, "a request failed");
@@ -39,6 +41,7 @@ impl Problem {
 mod tests {
     use std::io;
 
+    use tollgate_model::admission::QueueFull;
     use tollgate_model::job::JobStatus;
     use tollgate_model::submission::InvalidSubmission;
 
@@ -55,6 +58,7 @@ mod tests {
                 Code::InvalidRequest,
                 "`name` is bad",
             ),
+            (Error::QueueFull(QueueFull::Account(7)), Code::QueueFull, "7 jobs may wait"),
             (Error::AlreadyFinished(JobStatus::Failed), Code::JobFinished, "already failed"),
         ] {
             let problem = Problem::from(error);

@@ -35,7 +35,8 @@ impl Span {
     pub const ALL: Self = Self { after: Place { rank: 0, position: 0 }, until_rank: LAST };
 }
 
-/// How far back the levels look. Each looks back for the first time, and then again, after four times as long.
+/// How late a task may be that a level finds. Each level looks again after four times as long, and back so far that
+/// nothing was overtaken by less than this before its last look: what that one was too early for, this one sees.
 const LOOK_BACK: [Duration; 5] = [
     Duration::from_millis(50),
     Duration::from_millis(400),
@@ -51,12 +52,15 @@ const FROM_THE_START: Duration = Duration::from_secs(1_638);
 #[derive(Debug, Clone, Copy, Default)]
 struct Mark {
     reached: i64,
-    /// For each level, a position that was reached at least so long ago, and one that will be.
+    /// For each level, where it looks from next.
     levels: [Level; LOOK_BACK.len()],
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Level {
+    /// What was old when this level last looked.
+    from: i64,
+    /// A position that was reached at least so long ago as the level may be late, and one that will be.
     old: i64,
     young: i64,
     young_at: Option<Duration>,
@@ -74,6 +78,16 @@ impl Mark {
                 (level.young, level.young_at) = (self.reached, Some(now));
             }
         }
+    }
+
+    /// Where a look of these levels begins.
+    fn look(&mut self, levels: usize) -> i64 {
+        let looking = &mut self.levels[..levels];
+        let from = looking.iter().map(|level| level.from).min().unwrap_or(0);
+        for level in looking {
+            level.from = level.old;
+        }
+        from
     }
 }
 
@@ -95,35 +109,36 @@ impl Marks {
 
     /// Where the next claim is to look.
     pub(super) fn spans(&mut self, now: Duration) -> Vec<Span> {
-        let Some(level) = self.level(now) else { return vec![Span::ALL] };
+        let levels = self.levels(now);
         let mut spans = Vec::with_capacity(self.ranks.len() + 1);
         let mut after = Span::ALL.after;
         for (&rank, mark) in &mut self.ranks {
             mark.age(now);
-            if mark.levels[level].old == 0 {
+            let from = levels.map_or(0, |levels| mark.look(levels));
+            if from == 0 {
                 continue;
             }
             if rank > after.rank + 1 || after.position > 0 {
                 spans.push(Span { after, until_rank: rank - 1 });
             }
-            after = Place { rank, position: mark.levels[level].old };
+            after = Place { rank, position: from };
         }
         spans.push(Span { after, until_rank: LAST });
         spans
     }
 
-    /// The deepest level that is due; `None`: from the start.
-    fn level(&mut self, now: Duration) -> Option<usize> {
+    /// How many levels look now, the first always; `None`: all, and from the start.
+    fn levels(&mut self, now: Duration) -> Option<usize> {
         let pauses = LOOK_BACK.map(|look_back| look_back * 4).into_iter().chain([FROM_THE_START]);
-        let mut deepest = 0;
+        let mut levels = 1;
         for (nr, (due, pause)) in self.due.iter_mut().zip(pauses).enumerate() {
             if due.is_none_or(|due| due <= now) {
                 if due.is_some() {
-                    deepest = nr;
+                    levels = nr + 1;
                 }
                 *due = Some(now + pause);
             }
         }
-        (deepest < LOOK_BACK.len()).then_some(deepest)
+        (levels <= LOOK_BACK.len()).then_some(levels)
     }
 }

@@ -11,11 +11,11 @@ use crate::tx::Tx;
 use crate::{Result, SystemTx};
 
 /// Leases tasks to a worker as planned. Tasks that another claim is looking at are passed over, not waited for. A
-/// worker that is no longer registered, or that planned by `settings` which are no longer in force, gets none; its row
-/// is share-locked, so that neither can change before this commits.
+/// worker that is no longer registered, or that planned by `settings` which are no longer in force, gets none: its row is
+/// share-locked, and whoever changes settings waits for all who are at the tasks ([`crate::change_settings`]).
 ///
-/// Each share is one walk along `tasks_ready`, no further than its quota. The lanes in `capped` have been locked by
-/// [`lock_caps`].
+/// Each share is one walk along `tasks_ready`, and those of a lane follow each other: together no further than its
+/// quota, so that what stands first in a lane is first. The lanes in `capped` have been locked by [`lock_caps`].
 pub async fn claim(
     tx: &mut impl Tx,
     queue: QueueName,
@@ -26,30 +26,44 @@ pub async fn claim(
     queue_capped: bool,
 ) -> Result<Vec<ClaimedTask>> {
     let shares = &plan.shares;
-    let accounts: Vec<Uuid> = shares.iter().map(|share| share.account.0).collect();
+    let mut lanes = Vec::new();
+    let mut quotas = Vec::new();
+    let (mut first, mut last) = (Vec::new(), Vec::new());
+    let mut nr = 0;
+    for lane in shares.chunk_by(|a, b| a.account == b.account) {
+        lanes.push(lane[0].account.0);
+        quotas.push(i64::try_from(lane[0].quota).unwrap_or(i64::MAX));
+        first.push(nr + 1);
+        nr += i32::try_from(lane.len()).unwrap_or(i32::MAX);
+        last.push(nr);
+    }
     let ranks: Vec<i16> = shares.iter().map(|share| share.span.after.rank).collect();
     let positions: Vec<i64> = shares.iter().map(|share| share.span.after.position).collect();
     let until: Vec<i16> = shares.iter().map(|share| share.span.until_rank).collect();
-    let quotas: Vec<i64> =
-        shares.iter().map(|share| i64::try_from(share.quota).unwrap_or(i64::MAX)).collect();
     let capped: Vec<Uuid> = capped.iter().map(|lane| lane.account.0).collect();
     sqlx::query!(
         r#"WITH me AS MATERIALIZED (
-               SELECT id FROM queue.workers WHERE id = $2 AND settings = $3 FOR KEY SHARE
+               SELECT id FROM queue.workers
+               WHERE id = $2 AND EXISTS (SELECT FROM queue.queues WHERE queue = $1 AND settings = $3) FOR KEY SHARE
            ), picked AS MATERIALIZED (
                SELECT task.row
-               FROM me, unnest($4::uuid[], $5::smallint[], $6::bigint[], $7::smallint[], $8::bigint[])
-                            AS share (account_id, rank, position, until_rank, quota),
-                    LATERAL (SELECT t.ctid AS row FROM queue.tasks t
-                             WHERE t.queue = $1 AND t.account_id = share.account_id AND t.state = 'ready'
-                               AND (t.rank, t.position) > (share.rank, share.position) AND t.rank <= share.until_rank
-                               AND t.expires_at > now()
-                             ORDER BY t.rank, t.position LIMIT share.quota FOR UPDATE SKIP LOCKED) AS task
-               LIMIT $9
+               FROM me, unnest($4::uuid[], $5::bigint[], $6::integer[], $7::integer[])
+                            AS lane (account_id, quota, first, last),
+                    LATERAL (SELECT task.row
+                             FROM unnest(($8::smallint[])[lane.first:lane.last], ($9::bigint[])[lane.first:lane.last],
+                                         ($10::smallint[])[lane.first:lane.last]) AS span (rank, position, until_rank),
+                                  LATERAL (SELECT t.ctid AS row FROM queue.tasks t
+                                           WHERE t.queue = $1 AND t.account_id = lane.account_id AND t.state = 'ready'
+                                             AND (t.rank, t.position) > (span.rank, span.position)
+                                             AND t.rank <= span.until_rank AND t.expires_at > now()
+                                           ORDER BY t.rank, t.position LIMIT lane.quota
+                                           FOR UPDATE SKIP LOCKED) AS task
+                             LIMIT lane.quota) AS task
+               LIMIT $11
            ), claimed AS (
                UPDATE queue.tasks
                SET state = 'running', lease = nextval('queue.lease_token'), worker_id = $2, attempts = attempts + 1,
-                   started_at = clock_timestamp(), lane_capped = account_id = ANY ($10), queue_capped = $11
+                   started_at = clock_timestamp(), lane_capped = account_id = ANY ($12), queue_capped = $13
                WHERE ctid = ANY (ARRAY(SELECT row FROM picked))
                RETURNING account_id, id, type, payload, rank, position, lease, attempts, max_attempts, expires_at, run_at
            ), counts AS (
@@ -64,11 +78,13 @@ pub async fn claim(
         queue.as_str(),
         worker,
         settings,
-        &accounts,
+        &lanes,
+        &quotas,
+        &first,
+        &last,
         &ranks,
         &positions,
         &until,
-        &quotas,
         i64::try_from(plan.limit).unwrap_or(i64::MAX),
         &capped,
         queue_capped,
@@ -97,18 +113,24 @@ pub struct LaneRoom {
 }
 
 /// Locks the caps of these lanes, and of the queue if it has one, and returns what room each leaves. Whoever counts
-/// tasks in or out of a cap takes turns here; lanes in the order of their accounts, then the queue.
+/// tasks in or out of a cap takes turns here; lanes in the order of their accounts, then the queue. The tasks come before
+/// them, as in every statement that ends a lease: whoever changes a cap has the tasks, and wants the cap.
 pub async fn lock_caps(
     tx: &mut SystemTx,
     queue: QueueName,
     accounts: &[Uuid],
 ) -> Result<(Vec<LaneRoom>, Option<i32>)> {
+    sqlx::query!("LOCK TABLE queue.tasks IN ROW EXCLUSIVE MODE").execute(tx.conn()).await?;
+    let mut accounts = accounts.to_vec();
+    accounts.sort_unstable();
     let lanes = sqlx::query!(
-        r#"SELECT account_id, max_running - running AS "room!" FROM queue.lanes
-           WHERE queue = $1 AND account_id = ANY ($2) AND max_running IS NOT NULL
-           ORDER BY account_id FOR NO KEY UPDATE"#,
+        r#"SELECT l.account_id, l.room AS "room!"
+           FROM unnest($2::uuid[]) AS capped (account_id),
+                LATERAL (SELECT account_id, max_running - running AS room FROM queue.lanes
+                         WHERE account_id = capped.account_id AND queue = $1 AND max_running IS NOT NULL
+                         FOR NO KEY UPDATE) AS l"#,
         queue.as_str(),
-        accounts,
+        &accounts,
     )
     .map(|row| LaneRoom { account: AccountId(row.account_id), room: row.room })
     .fetch_all(tx.conn())

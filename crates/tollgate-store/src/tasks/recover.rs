@@ -9,12 +9,27 @@ use uuid::Uuid;
 use super::counted;
 use crate::{Result, SystemTx, TenantTx};
 
-/// Locks one worker that has not been heard of for as long as it allowed, so that it cannot claim; `None`: there is none,
-/// or others have them. A row that is just being touched is passed over: its worker lives.
-pub async fn lock_dead_worker(tx: &mut SystemTx) -> Result<Option<Uuid>> {
+/// Locks one worker that is to be given up, so that it cannot claim; `None`: there is none, or others have them. A row that
+/// is just being touched is passed over: its worker lives.
+///
+/// A worker is given up when it has been silent for as long as it allowed, *within the time to which the sweeper
+/// testifies*: from `heard_since`, since when it has itself been heard without a gap, to its own last heartbeat. After an
+/// outage of the database everybody has been silent, and whoever comes back first would take the tasks of all the
+/// others, who are alive and at work on them; so the outage counts for nobody, and each has a whole timeout to come
+/// back; the longer of the two timeouts, since a sweeper that beats seldom notices no short outage. The same holds for a machine that was suspended as a whole, and for a clock that was put forward. Whom only the
+/// network has cut off is given up in time: the others have been heard all the while. `sweeper`: `None` testifies to
+/// everything (tests). Who has signed out is waited for by nobody.
+pub async fn lock_dead_worker(tx: &mut SystemTx, sweeper: Option<Uuid>) -> Result<Option<Uuid>> {
     sqlx::query_scalar!(
-        "SELECT id FROM queue.workers WHERE heartbeat_at + visibility_timeout < clock_timestamp()
-         ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED"
+        "SELECT w.id FROM queue.workers w
+         WHERE w.heartbeat_at = '-infinity'
+            OR $1::uuid IS NULL AND w.heartbeat_at + w.visibility_timeout < clock_timestamp()
+            OR EXISTS (SELECT FROM queue.workers me
+                       WHERE me.id = $1
+                         AND greatest(w.heartbeat_at, me.heard_since)
+                               + greatest(w.visibility_timeout, me.visibility_timeout) < me.heartbeat_at)
+         ORDER BY w.id LIMIT 1 FOR UPDATE OF w SKIP LOCKED",
+        sweeper,
     )
     .fetch_optional(tx.conn())
     .await
@@ -60,10 +75,11 @@ pub async fn orphan_workers(tx: &mut SystemTx) -> Result<Vec<Uuid>> {
     .await
 }
 
-/// Buries a task that no worker holds, and whose row this transaction has locked. `false`: there was none.
-pub async fn bury_unleased(tx: &mut TenantTx, task: Uuid, reason: &JobError) -> Result<bool> {
+/// Buries a task that no worker holds, and whose row this transaction has locked. Returns its queue; `None`: there was
+/// no such task.
+pub async fn bury_unleased(tx: &mut TenantTx, task: Uuid, reason: &JobError) -> Result<Option<QueueName>> {
     let account = tx.account().0;
-    let done = counted!(
+    let queue = counted!(
         "WITH gone AS (
              DELETE FROM queue.tasks WHERE account_id = $1 AND id = $2 AND state <> 'running' RETURNING *
          ), letter AS (
@@ -73,14 +89,14 @@ pub async fn bury_unleased(tx: &mut TenantTx, task: Uuid, reason: &JobError) -> 
          ), change AS (
              SELECT account_id, queue, -1 AS queued, 0 AS running, 0 AS done, 1 AS failed, false AS awake,
                     false AS lane_capped, false AS queue_capped FROM gone)",
-        r#"SELECT count(*) AS "count!" FROM change"#,
+        "SELECT queue FROM change",
         account,
         task,
         Json(reason) as _,
     )
-    .fetch_one(tx.conn())
+    .fetch_optional(tx.conn())
     .await?;
-    Ok(done.count == 1)
+    Ok(queue.map(|row| QueueName::parse(&row.queue).unwrap_or(QueueName::GenerationCreate)))
 }
 
 /// Buries up to `limit` tasks that expired before a worker took them. A running one may still finish.
@@ -132,7 +148,7 @@ pub async fn wake_lanes_with_work(
                UNION ALL
                SELECT (SELECT t.account_id FROM queue.tasks t
                        WHERE t.queue = $1 AND t.state = 'ready' AND t.account_id > lane.account_id
-                       ORDER BY t.queue, t.account_id LIMIT 1), lane.nr + 1
+                       ORDER BY t.account_id, t.rank, t.position LIMIT 1), lane.nr + 1
                FROM lane WHERE lane.account_id IS NOT NULL AND lane.nr < $3
            ), asleep AS (
                SELECT account_id FROM lane

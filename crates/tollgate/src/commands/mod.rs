@@ -4,11 +4,14 @@ pub(crate) mod account;
 pub(crate) mod api;
 pub(crate) mod demo;
 pub(crate) mod dev;
+pub(crate) mod dlq;
 pub(crate) mod doctor;
 pub(crate) mod job;
 pub(crate) mod key;
+pub(crate) mod lane;
 pub(crate) mod migrate;
 pub(crate) mod provider_sim;
+pub(crate) mod queue;
 pub(crate) mod worker;
 
 use secrecy::ExposeSecret as _;
@@ -20,9 +23,9 @@ use crate::local::{Access, data_dir};
 use crate::node::secret;
 use crate::output::Failure;
 
-/// The operator's way to the database: DATABASE_URL, or the running `tollgate dev`.
+/// The operator's way to the database: OPERATOR_DATABASE_URL, DATABASE_URL, or the running `tollgate dev`.
 async fn operator(config: &Config) -> Result<Database, Failure> {
-    let url = match &config.database_url {
+    let url = match config.operator_database_url.as_ref().or(config.database_url.as_ref()) {
         Some(url) => url.expose_secret().to_owned(),
         None => running_dev(config, "DATABASE_URL")?.database_url,
     };

@@ -187,16 +187,33 @@ async fn every_operation_demands_a_key_and_its_scope() {
         for (method, operation) in item.as_object().unwrap() {
             let Ok(method) = method.to_uppercase().parse::<Method>() else { continue };
             let what = format!("{method} {path}");
-            // A path's parameters are ids so far; one that is not must be taught to this test.
-            let path = path.replace("{id}", &ids::new_id().to_string());
+            // Any other parameter of a path must be taught to this test.
+            let id = ids::new_id().to_string();
+            let path = path
+                .replace("{id}", &id)
+                .replace("{account_id}", &id)
+                .replace("{queue}", "generation.create");
             assert!(!path.contains('{'), "{what}");
-            if !path.starts_with("/v1/") {
+            if path.starts_with("/internal/") {
+                assert_eq!(
+                    operation["security"],
+                    json!([{"admin_token": []}]),
+                    "{what} is for operators alone"
+                );
+                assert_eq!(nobody.status(method.clone(), &path).await, 401, "{what} without a token");
+                assert_eq!(Holder::of(&app).status(method, &path).await, 401, "{what} with a tenant's key");
+                continue;
+            }
+            // Some serve those without a key as well, if the operator says so; this one does not.
+            let optional = operation["security"][0] == json!({});
+            if !path.starts_with("/v1/") && !optional {
                 assert!(operation["security"].is_null(), "{what}: no key is asked for outside of /v1");
                 continue;
             }
             walked += 1;
-            let scopes =
-                operation["security"][0]["api_key"].as_array().unwrap_or_else(|| panic!("{what}: open"));
+            let scopes = operation["security"][usize::from(optional)]["api_key"]
+                .as_array()
+                .unwrap_or_else(|| panic!("{what}: open"));
             let [scope] = scopes.as_slice() else { panic!("{what}: {scopes:?}") };
             let scope = Scope::parse(scope.as_str().unwrap()).unwrap_or_else(|| panic!("{what}: {scope}"));
 

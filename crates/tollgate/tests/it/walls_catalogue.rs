@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tollgate_domain::Role;
 use tollgate_testkit::TestDb;
 
 /// What the rules speak of. `account` is the number of a table's column account_id.
@@ -43,9 +44,27 @@ WITH schemas AS (
      '(prefix = ( SELECT NULLIF(current_setting(''app.key_prefix''::text, true), ''''::text)))', NULL),
     ('app.accounts', 'operator', 'r', 'app_operator', 'true', NULL),
     ('app.credit_balances', 'operator', 'r', 'app_operator', 'true', NULL),
+    -- A worker and an operator see the queue whole. What a queue has as such is no account's.
     ('queue.workers', 'worker', '*', 'app_worker', 'true', 'true'),
     ('queue.tasks', 'worker', '*', 'app_worker', 'true', 'true'),
-    ('queue.dead_letters', 'worker', '*', 'app_worker', 'true', 'true')
+    ('queue.dead_letters', 'worker', '*', 'app_worker', 'true', 'true'),
+    ('queue.queues', 'worker', '*', 'app_worker', 'true', 'true'),
+    ('queue.lanes', 'worker', '*', 'app_worker', 'true', 'true'),
+    ('queue.lane_counts', 'worker', '*', 'app_worker', 'true', 'true'),
+    ('queue.workers', 'operator', '*', 'app_operator', 'true', 'true'),
+    ('queue.tasks', 'operator', '*', 'app_operator', 'true', 'true'),
+    ('queue.dead_letters', 'operator', '*', 'app_operator', 'true', 'true'),
+    ('queue.queues', 'operator', '*', 'app_operator', 'true', 'true'),
+    ('queue.lanes', 'operator', '*', 'app_operator', 'true', 'true'),
+    ('queue.lane_counts', 'operator', '*', 'app_operator', 'true', 'true'),
+    ('queue.queues', 'api', '*', 'app_api', 'true', 'true'),
+    -- Whose rights queue.totals has.
+    ('queue.lane_counts', 'totals', 'r', 'app_migrator', 'true', NULL)
+), definers (name, result, several, body) AS (VALUES
+    -- Every function that may read more than its caller, word for word.
+    ('queue.totals(text)', 'queued bigint, running bigint, done bigint, failed bigint', false,
+     'SELECT coalesce(sum(queued), 0), coalesce(sum(running), 0), coalesce(sum(done), 0), coalesce(sum(failed), 0) '
+     || 'FROM queue.lane_counts WHERE queue = wanted')
 )"#;
 
 /// A rule's words, and the query for what breaks it.
@@ -55,7 +74,7 @@ const RULES: &[(&str, &str)] = &[
     ("account_id is not a uuid NOT NULL", "SELECT name FROM tenant WHERE account_ok IS NOT TRUE"),
     (
         "no account_id, and not on the list",
-        "SELECT name FROM tables WHERE account IS NULL AND name NOT IN ('queue.workers')",
+        "SELECT name FROM tables WHERE account IS NULL AND name NOT IN ('queue.workers', 'queue.queues')",
     ),
     (
         "no primary key",
@@ -113,7 +132,16 @@ const RULES: &[(&str, &str)] = &[
         "SELECT name FROM relations WHERE relkind IN ('r', 'p') AND schema NOT IN ('app', 'queue')
          AND name <> 'migrations._sqlx_migrations'",
     ),
-    ("SECURITY DEFINER function", "SELECT name FROM functions WHERE prosecdef"),
+    (
+        "SECURITY DEFINER function",
+        "SELECT name FROM functions f WHERE prosecdef AND NOT EXISTS (
+             SELECT FROM definers d
+             WHERE d.name = f.name AND d.several = f.proretset AND f.proconfig = ARRAY['search_path=pg_catalog']
+               AND d.result = (SELECT string_agg(named || ' ' || format_type(type, NULL), ', ' ORDER BY nr)
+                               FROM unnest(proargnames, proallargtypes, proargmodes)
+                                        WITH ORDINALITY AS a (named, type, mode, nr) WHERE mode = 'o')
+               AND d.body = trim(regexp_replace(prosrc, '\\s+', ' ', 'g')))",
+    ),
     (
         "role that may do too much",
         "SELECT rolname FROM roles WHERE rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication",
@@ -170,9 +198,10 @@ const RULES: &[(&str, &str)] = &[
 
 /// Some of what must be found: a checker that looks in the wrong place would find nothing wrong.
 #[rustfmt::skip]
-const KNOWN: [&str; 14] = [
+const KNOWN: [&str; 16] = [
     "accounts", "users", "api_keys", "jobs", "job_events", "credits_ledger", "webhook_endpoints", "webhook_deliveries",
     "stripe_customers", "stripe_events", "usage_rollups_daily", "idempotency_keys", "tasks", "dead_letters",
+    "lanes", "lane_counts",
 ];
 
 /// What breaks a rule: `object: the rule's words`.
@@ -244,9 +273,13 @@ CREATE TABLE app.bare (id integer)
 CREATE TABLE queue.pauses (id integer PRIMARY KEY);
     ALTER TABLE queue.pauses ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY
 => queue.pauses: no account_id, and not on the list
-CREATE TABLE queue.lanes (account_id uuid PRIMARY KEY);
-    ALTER TABLE queue.lanes ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY
-=> queue.lanes: no tenant policy for every role
+CREATE TABLE queue.tracks (account_id uuid PRIMARY KEY);
+    ALTER TABLE queue.tracks ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY
+=> queue.tracks: no tenant policy for every role
+DROP POLICY tenant ON queue.lane_counts
+=> queue.lane_counts: no tenant policy for every role
+ALTER POLICY totals ON queue.lane_counts TO app_migrator, app_api
+=> queue.lane_counts.totals: policy not on the list
 ALTER TABLE app.extra DISABLE ROW LEVEL SECURITY
 => app.extra: row-level security is off
 ALTER TABLE app.extra NO FORCE ROW LEVEL SECURITY
@@ -301,6 +334,12 @@ RESET ROLE; CREATE TABLE public.copy AS SELECT * FROM app.extra
 => public.copy: table outside app and queue
 ALTER FUNCTION app.same SECURITY DEFINER
 => app.same(): SECURITY DEFINER function
+CREATE OR REPLACE FUNCTION queue.totals(wanted text, OUT queued bigint, OUT running bigint, OUT done bigint, OUT failed bigint)
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS
+    'SELECT queued, running, done, failed FROM queue.lane_counts WHERE queue = wanted'
+=> queue.totals(text): SECURITY DEFINER function
+ALTER FUNCTION queue.totals RESET search_path
+=> queue.totals(text): SECURITY DEFINER function
 RESET ROLE; ALTER ROLE app_api BYPASSRLS
 => app_api: role that may do too much
 RESET ROLE; ALTER ROLE app_worker CREATEROLE
@@ -377,4 +416,37 @@ async fn walls_that_are_broken_are_named() {
         }
     }
     assert!(unbroken.is_empty(), "never broken here: {unbroken:?}");
+}
+
+/// The one function that reads more than its caller may: what it tells is the sum over all accounts, in one row.
+#[tokio::test]
+async fn walls_let_totals_through_and_nothing_of_any_one_account() {
+    let db = TestDb::new().await;
+    let mut owner = PgConnection::connect(&db.owner_url()).await.unwrap();
+    run(
+        &mut owner,
+        "INSERT INTO queue.lane_counts (account_id, queue, shard, queued, running, done, failed) VALUES
+             ('00000000-0000-0000-0000-00000000000a', 'generation.create', 1, 1, 2, 3, 4),
+             ('00000000-0000-0000-0000-00000000000b', 'generation.create', 1, 10, 20, 30, 40),
+             ('00000000-0000-0000-0000-00000000000b', 'generation.create', 2, -5, 5, 0, 0),
+             ('00000000-0000-0000-0000-00000000000b', 'webhook.delivery', 1, 100, 100, 100, 100)",
+    )
+    .await;
+    for role in [Role::Api, Role::Worker, Role::Operator] {
+        let mut conn = PgConnection::connect(&db.role_url(role)).await.unwrap();
+        run(&mut conn, "SET app.account_id = '00000000-0000-0000-0000-00000000000a'").await;
+        let totals: Vec<(i64, i64, i64, i64)> =
+            sqlx::query_as("SELECT * FROM queue.totals('generation.create')")
+                .fetch_all(&mut conn)
+                .await
+                .unwrap();
+        assert_eq!(totals, [(6, 27, 33, 44)], "{role:?}");
+        let none: Vec<(i64, i64, i64, i64)> =
+            sqlx::query_as("SELECT * FROM queue.totals('no such queue')").fetch_all(&mut conn).await.unwrap();
+        assert_eq!(none, [(0, 0, 0, 0)], "{role:?}");
+        // Around it, the API still sees its own account alone.
+        let seen: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM queue.lane_counts").fetch_one(&mut conn).await.unwrap();
+        assert_eq!(seen, if role == Role::Api { 1 } else { 4 }, "{role:?}");
+    }
 }

@@ -234,7 +234,7 @@ impl World {
     /// A column of the table that the role may UPDATE; without one, any.
     async fn touchable(&self, table: &Table, role: Role) -> String {
         let sql = "SELECT attname::text FROM pg_attribute
-                   WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped
+                   WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
                    ORDER BY has_column_privilege($2, attrelid, attnum, 'UPDATE') DESC, attnum DESC LIMIT 1";
         let query = sqlx::query_scalar(sql).bind(&table.name).bind(role.as_str());
         query.fetch_one(&self.owner).await.expect("column")

@@ -86,6 +86,7 @@ async fn a_cancel_of_which_nobody_told_the_worker_is_noticed_by_its_heartbeat() 
     app.change(
         "BEGIN;
          DELETE FROM queue.tasks;
+         UPDATE queue.lane_counts SET queued = 0, running = 0;
          UPDATE app.jobs SET status = 'cancelled', finished_at = now(), last_event = 3;
          INSERT INTO app.job_events (account_id, job_id, seq, type) SELECT account_id, id, 3, 'job.cancelled' FROM app.jobs;
          COMMIT",

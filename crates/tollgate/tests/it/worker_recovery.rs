@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tollgate_domain::{Database, Role, queue, runs, sweep, workers};
 use tollgate_model::account::AccountId;
 use tollgate_model::job::{Job, JobStatus};
-use tollgate_model::lanes::Lanes;
+use tollgate_model::lanes::{Lanes, Taken};
 use tollgate_model::queue::QueueName;
 use tollgate_model::submission::Submission;
 use tollgate_outbound::{ApiError, TollgateClient};
@@ -112,11 +112,12 @@ async fn a_lease_in_nobodys_hands_is_found_and_the_job_run() {
         "BEGIN;
          UPDATE queue.tasks SET state = 'running', lease = nextval('queue.lease_token'), attempts = 1, run_at = now(),
              worker_id = (SELECT id FROM queue.workers);
+         UPDATE queue.lane_counts SET queued = queued - 1, running = running + 1;
          UPDATE app.jobs SET status = 'running', attempts = 1, started_at = now(), last_event = 2;
          INSERT INTO app.job_events (account_id, job_id, seq, type) SELECT account_id, id, 2, 'job.started' FROM app.jobs;
          COMMIT",
     );
-    assert_eq!(claimed.await, 3);
+    assert_eq!(claimed.await, 4);
     let job = app.ended(id).await;
     assert_eq!((job.status, job.attempts), (JobStatus::Succeeded, 1));
     assert_eq!(app.history(id).await, ["queued", "started", "requeued", "started", "completed"]);
@@ -176,14 +177,23 @@ async fn as_worker(app: &TestApp) -> Database {
     Database::connect(&url, Role::Worker, 8, true).await.unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Claims as a worker would that knows nothing yet. Returns how many jobs it got.
+/// Claims as a worker would that knows nothing yet, until it gets no more. Returns how many jobs it got.
 async fn claim(db: &Database, worker: Uuid, limit: usize) -> usize {
     let queue = QueueName::GenerationCreate;
     let listing = queue::list_lanes(db, queue, worker, AccountId(Uuid::nil())).await.unwrap();
     let mut lanes = Lanes::default();
     lanes.list(&listing.lanes, true);
-    let plan = lanes.plan(limit, Duration::ZERO);
-    runs::claim(db, worker, listing.settings, &plan).await.unwrap().len()
+    let mut claimed = 0;
+    loop {
+        let mut plan = lanes.plan(limit - claimed, Duration::ZERO);
+        let runs = runs::claim(db, worker, listing.settings, &mut plan).await.unwrap();
+        if runs.is_empty() {
+            return claimed;
+        }
+        claimed += runs.len();
+        let place = |run: &runs::Run| Taken { account: run.task.lease.account, place: run.task.place };
+        lanes.observe(&plan, &runs.iter().map(place).collect::<Vec<_>>(), Duration::ZERO);
+    }
 }
 
 /// Eight at once. Returns what they found together: jobs requeued and jobs expired.

@@ -13,8 +13,8 @@ use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
 use http::{HeaderName, HeaderValue, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::time::{Instant, sleep};
-use tollgate_domain::jobs;
+use tokio::time::{Instant, sleep, timeout};
+use tollgate_domain::{Error, jobs};
 use tollgate_model::account::AccountId;
 use tollgate_model::job::{JobEvent, JobStatus};
 use uuid::Uuid;
@@ -97,7 +97,10 @@ impl Follower {
             match self.read().await {
                 Ok((events, status)) => self.take(events, status),
                 // An answer that is no success would make a browser give up for good, so wait it out in here.
-                Err(error) if error.is_unavailable() => self.pause = LONGEST_PAUSE,
+                Err(error) if error.is_unavailable() => {
+                    self.app.db.suspect(Some(&error.to_string()));
+                    self.pause = LONGEST_PAUSE;
+                }
                 Err(error) => {
                     tracing::error!(%error, job_id = %self.job, account_id = %self.account, "an event stream broke");
                     return None;
@@ -110,19 +113,28 @@ impl Follower {
         sent.inspect_err(|error| tracing::error!(%error, "an event could not be written")).ok()
     }
 
-    /// Waits for the next read; `false`: there will be none.
+    /// Waits for the next read; `false`: there will be none. While the database is away nobody reads.
     async fn wait(&mut self) -> bool {
-        tokio::select! {
-            () = self.app.shutdown.cancelled() => return false,
-            () = sleep(self.pause) => {}
+        loop {
+            tokio::select! {
+                () = self.app.shutdown.cancelled() => return false,
+                () = sleep(self.pause) => {}
+            }
+            self.pause = (self.pause * 3 / 2).min(LONGEST_PAUSE);
+            if Instant::now() >= self.until {
+                return false;
+            }
+            if !self.app.db.is_away() {
+                return true;
+            }
+            self.pause = LONGEST_PAUSE;
         }
-        self.pause = (self.pause * 3 / 2).min(LONGEST_PAUSE);
-        Instant::now() < self.until
     }
 
     /// A key that was revoked must not go on reading: it is looked at again before each read, as for any request.
     async fn still_allowed(&self) -> bool {
-        match self.app.auth.authenticate(&self.app.db, self.key.expose_secret()).await {
+        let asked = self.app.auth.authenticate(&self.app.db, self.key.expose_secret());
+        match self.in_time(asked).await {
             Ok(caller) => caller.is_some(),
             // The read that follows will fare no better, and decide.
             Err(error) => error.is_unavailable(),
@@ -130,7 +142,15 @@ impl Follower {
     }
 
     async fn read(&self) -> tollgate_domain::Result<(Vec<JobEvent>, JobStatus)> {
-        jobs::events(&self.app.db, self.account, self.job, self.seen, BATCH).await
+        self.in_time(jobs::events(&self.app.db, self.account, self.job, self.seen, BATCH)).await
+    }
+
+    /// What a request may take. A network that swallows everything would otherwise keep the stream waiting for ever.
+    async fn in_time<T>(
+        &self,
+        ask: impl Future<Output = tollgate_domain::Result<T>>,
+    ) -> tollgate_domain::Result<T> {
+        timeout(self.app.request_timeout, ask).await.unwrap_or_else(|_| Err(Error::timed_out()))
     }
 
     fn take(&mut self, events: Vec<JobEvent>, status: JobStatus) {

@@ -8,13 +8,13 @@ use http::header::LOCATION;
 use serde::Serialize;
 use tollgate_domain::submit as domain;
 use tollgate_model::submission::Submission;
-use utoipa::ToSchema;
+use utoipa::{IntoResponses, ToSchema};
 use uuid::Uuid;
 
 use crate::api::App;
 use crate::clock;
 use crate::extract::{Caller, JobsWrite, JsonBody};
-use crate::problem::{ForBody, ForCaller, Problem, Unfinished};
+use crate::problem::{Code, ForBody, ForCaller, Problem, Responses, Unfinished, document};
 
 /// A job that was accepted.
 #[derive(Debug, Serialize, ToSchema)]
@@ -22,6 +22,14 @@ use crate::problem::{ForBody, ForCaller, Problem, Unfinished};
 pub(crate) struct SubmittedJob {
     /// The job.
     job_id: Uuid,
+}
+
+pub(crate) struct Full;
+
+impl IntoResponses for Full {
+    fn responses() -> Responses {
+        document(&[(Code::QueueFull, "as much waits as may, of the account or of all; nothing was stored")])
+    }
 }
 
 /// Submits a generation job
@@ -37,7 +45,7 @@ pub(crate) struct SubmittedJob {
     responses(
         (status = 202, description = "Accepted.", body = SubmittedJob,
             headers(("Location" = String, description = "The job's own path."))),
-        ForCaller, ForBody, Unfinished,
+        ForCaller, ForBody, Full, Unfinished,
     )
 )]
 pub(crate) async fn submit(
@@ -46,9 +54,7 @@ pub(crate) async fn submit(
     JsonBody(submission): JsonBody<Submission>,
 ) -> Result<impl IntoResponse, Problem> {
     let holder = (caller.account, caller.key);
-    let job_id =
-        domain::submit(&app.db, &app.waker, &app.rules, app.job_ttl, holder, submission, clock::now())
-            .await?;
+    let job_id = domain::submit(&app.db, &app.entrance, holder, submission, clock::now()).await?;
     let location = [(LOCATION, format!("/v1/jobs/{job_id}"))];
     Ok((StatusCode::ACCEPTED, location, Json(SubmittedJob { job_id })))
 }

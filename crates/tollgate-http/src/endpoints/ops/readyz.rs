@@ -33,6 +33,9 @@ impl IntoResponses for NotReady {
 )]
 pub(crate) async fn readyz(State(ops): State<Ops>) -> Result<Json<Status>, Problem> {
     let refuse = |detail: &str| Err(Problem::new(Code::Unavailable, detail));
+    if ops.db.is_away() {
+        return refuse("the database is unreachable");
+    }
     match timeout(PATIENCE, ops.db.health()).await {
         Ok(Ok(Health::Ready)) => Ok(Json(Status::OK)),
         Ok(Ok(Health::SchemaOutdated)) => refuse("the database's schema is outdated: run `tollgate migrate`"),
@@ -41,10 +44,14 @@ pub(crate) async fn readyz(State(ops): State<Ops>) -> Result<Json<Status>, Probl
             tracing::warn!(%error, "not ready");
             refuse("the database has no schema that this role can read: run `tollgate migrate`")
         }
+        // Asked every few seconds, for as long as it lasts: whoever watches the database says it once.
         Ok(Err(error)) => {
-            tracing::warn!(%error, "not ready");
+            ops.db.suspect(Some(&error.to_string()));
             refuse("the database is unreachable")
         }
-        Err(_elapsed) => refuse("the database is unreachable: no answer within 2 s"),
+        Err(_elapsed) => {
+            ops.db.suspect(Some("no answer within 2 s"));
+            refuse("the database is unreachable: no answer within 2 s")
+        }
     }
 }

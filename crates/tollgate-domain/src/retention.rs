@@ -1,0 +1,85 @@
+//! Retention: what ended long ago goes, a little at a time (SPEC Q13: the counts of all time stay).
+//!
+//! A round is bounded, whatever there is to remove, and the next one goes on where it stopped. Any number of processes may
+//! be at it: what one is at, another passes over, and what is gone is gone.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use tollgate_model::account::AccountId;
+use tollgate_store as store;
+use tollgate_store::{Alone, TenantTx, Tx as _};
+use uuid::Uuid;
+
+use crate::{Database, Result, ids};
+
+/// Jobs one transaction removes, each with its result and its few events.
+const BATCH: i64 = 500;
+
+/// Transactions one round makes.
+const BATCHES: usize = 20;
+
+/// Accounts one round looks at.
+const ACCOUNTS: i64 = 20;
+
+/// Where the next round goes on.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// This account, and those before it, are done.
+    account: AccountId,
+    /// Of the account after it: the jobs up to this one.
+    job: Uuid,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { account: AccountId(Uuid::nil()), job: Uuid::nil() }
+    }
+}
+
+/// What a round did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removed {
+    /// Jobs that are gone, with all that belonged to them.
+    pub jobs: u64,
+    /// Whether the round ended before all accounts had been looked at.
+    pub more: bool,
+}
+
+/// Removes jobs that ended longer than `keep` ago, by the database's clock.
+pub async fn round(db: &Database, keep: Duration, progress: &mut Progress) -> Result<Removed> {
+    let mut alone = Alone::acquire(db.pool()).await?;
+    let now = alone.now().await?;
+    let accounts = store::accounts_after(&mut alone, progress.account, ACCOUNTS).await?;
+    drop(alone);
+    let Some(until) = TimeDelta::from_std(keep).ok().and_then(|keep| now.checked_sub_signed(keep)) else {
+        return Ok(Removed { jobs: 0, more: false });
+    };
+    let before = ids::first_id_of(until);
+    let last = i64::try_from(accounts.len()) != Ok(ACCOUNTS);
+    let mut jobs = 0;
+    let mut batches = 0;
+    for account in accounts {
+        loop {
+            if batches == BATCHES {
+                return Ok(Removed { jobs, more: true });
+            }
+            batches += 1;
+            let mut tx = TenantTx::begin(db.pool(), account).await?;
+            let batch = store::remove_ended_jobs(&mut tx, progress.job, before, until, BATCH).await?;
+            tx.commit().await?;
+            let removed = batch.removed.unsigned_abs();
+            metrics::counter!("tollgate_jobs_removed_total").increment(removed);
+            jobs += removed;
+            match batch.last {
+                Some(last) if batch.seen == BATCH => progress.job = last,
+                _ => break,
+            }
+        }
+        *progress = Progress { account, job: Uuid::nil() };
+    }
+    if last {
+        *progress = Progress::default();
+    }
+    Ok(Removed { jobs, more: !last })
+}

@@ -1,0 +1,49 @@
+//! While PostgreSQL is away, whatever needs it is refused at once, and not after a wait of its own.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use tokio::time::sleep;
+use tollgate_domain::Database;
+
+use crate::problem::{Code, Problem};
+
+/// A request that waits longer is reason enough to look whether PostgreSQL is there: a network that swallows everything
+/// gives no error.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Around every route that asks the database.
+pub(crate) async fn available(State(db): State<Database>, request: Request, next: Next) -> Response {
+    if db.is_away() {
+        db.count_refused();
+        return refusal("the database is not available at the moment; try again");
+    }
+    let mut answer = pin!(next.run(request));
+    let gone = async {
+        sleep(PATIENCE).await;
+        db.suspect(None);
+        db.gone().await;
+    };
+    tokio::select! {
+        biased;
+        response = &mut answer => {
+            if let Some(why) = response.extensions().get::<Problem>().and_then(Problem::cause) {
+                db.suspect(Some(why));
+            } else if response.status().is_success() {
+                db.answered();
+            }
+            response
+        }
+        () = gone => {
+            db.count_refused();
+            refusal("the database went away before it answered; what was asked may yet have been done")
+        }
+    }
+}
+
+fn refusal(detail: &str) -> Response {
+    Problem::new(Code::Unavailable, detail).into_response()
+}

@@ -1,0 +1,75 @@
+//! What some process has to do for the platform as a whole, beside its work: remove what ended long ago, and count what
+//! waits. Every worker does it; any one would do.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tollgate_domain::retention::{self, Progress};
+use tollgate_domain::{Database, queue};
+use tollgate_model::queue::QueueName;
+
+use crate::backoff::{Backoff, in_time, jitter};
+
+/// While there is more to remove, this many times the time it took is left to others.
+const REST: u32 = 4;
+/// Between two looks at every account, where little is kept for long.
+const LOOKS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(15);
+/// A process that has just started is not kept from that for so long.
+const FIRST_LOOK: Duration = Duration::from_mins(1);
+
+/// Between two counts of what waits.
+const COUNTS: Duration = Duration::from_secs(5);
+/// Counting may take up this part of the time, and no more: it costs more the more accounts there are.
+const COUNTING_SHARE: u32 = 20;
+
+/// Keeps things up until it is dropped. `keep`: how long a job is kept after its end; `None`: for ever.
+pub async fn upkeep(db: Database, keep: Option<Duration>) {
+    tokio::join!(retain(&db, keep), count(&db));
+}
+
+/// Not a part of the sweep, which must come round in time: a long list of old jobs keeps nobody but this loop.
+async fn retain(db: &Database, keep: Option<Duration>) {
+    metrics::counter!("tollgate_jobs_removed_total").increment(0);
+    let Some(keep) = keep else { return };
+    let mut database = Backoff::new("removing old jobs", db);
+    let mut progress = Progress::default();
+    // A job is kept for up to a hundredth longer than it must be.
+    let look = (keep / 100).clamp(*LOOKS.start(), *LOOKS.end());
+    let mut pause = look.min(FIRST_LOOK);
+    loop {
+        // Drawn anew each time, so that many workers do not go through the accounts in step.
+        sleep(pause.mul_f64(0.5 + jitter())).await;
+        let began = Instant::now();
+        match in_time(retention::round(db, keep, &mut progress)).await {
+            Ok(removed) => {
+                database.succeeded();
+                if removed.jobs > 0 {
+                    tracing::debug!(jobs = removed.jobs, more = removed.more, "removed old jobs");
+                }
+                pause = if removed.more { began.elapsed() * REST } else { look };
+            }
+            Err(error) => database.failed(&error).await,
+        }
+    }
+}
+
+async fn count(db: &Database) {
+    let mut database = Backoff::new("counting", db);
+    loop {
+        let began = Instant::now();
+        for queue in QueueName::ALL {
+            match in_time(queue::counts(db, queue)).await {
+                Ok(counts) => {
+                    database.succeeded();
+                    for (state, tasks) in [("queued", counts.queued), ("running", counts.running)] {
+                        let tasks = u32::try_from(tasks).unwrap_or(0);
+                        metrics::gauge!("tollgate_queue_tasks", "queue" => queue.as_str(), "state" => state)
+                            .set(tasks);
+                    }
+                }
+                Err(error) => database.failed(&error).await,
+            }
+        }
+        sleep(COUNTS.max(began.elapsed() * COUNTING_SHARE)).await;
+    }
+}
