@@ -1,17 +1,13 @@
 //! The operators' token: one secret of the installation, compared in constant time.
 
-use std::sync::Arc;
-
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2::Sha256;
-
-use crate::{Error, Result};
+use crate::Result;
+use crate::process_secret::ProcessSecret;
 
 /// What an operator's request must bring. It holds no copy of the token, only an HMAC of it under a secret that lives and
 /// dies with the process; comparing those takes as long for a wrong token as for the right one, whatever its length.
 #[derive(Clone)]
 pub struct AdminToken {
-    secret: Arc<[u8; 64]>,
+    secret: ProcessSecret,
     tag: [u8; 32],
 }
 
@@ -24,22 +20,15 @@ impl std::fmt::Debug for AdminToken {
 impl AdminToken {
     /// The token that is configured.
     pub fn new(token: &str) -> Result<Self> {
-        let mut secret = [0; 64];
-        getrandom::fill(&mut secret).map_err(|error| Error::Internal(error.to_string()))?;
-        let tag = mac(&secret, token.as_bytes()).finalize().into_bytes().into();
-        Ok(Self { secret: Arc::new(secret), tag })
+        let secret = ProcessSecret::draw()?;
+        let tag = secret.tag(token.as_bytes());
+        Ok(Self { secret, tag })
     }
 
     /// Whether this is it.
     pub fn is(&self, presented: &[u8]) -> bool {
-        mac(&self.secret, presented).verify_slice(&self.tag).is_ok()
+        self.secret.verifies(presented, &self.tag)
     }
-}
-
-fn mac(secret: &[u8; 64], text: &[u8]) -> Hmac<Sha256> {
-    let mut mac = Hmac::<Sha256>::new(&(*secret).into());
-    mac.update(text);
-    mac
 }
 
 #[cfg(test)]

@@ -4,18 +4,16 @@
 //! tens of milliseconds of CPU, runs once a key and process: what it verified is remembered by an HMAC of the whole
 //! key under a secret that lives and dies with the process, together with the hash that was verified.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use hmac::{Hmac, KeyInit as _, Mac as _};
 use moka::sync::Cache;
-use sha2::Sha256;
 use tollgate_model::account::AccountId;
 use tollgate_model::key::{ApiKey, Scope};
 use tollgate_store as store;
 use uuid::Uuid;
 
-use crate::{Database, Error, Result, hashing};
+use crate::process_secret::ProcessSecret;
+use crate::{Database, Result, hashing};
 
 /// The holder of a verified key.
 #[derive(Debug, Clone)]
@@ -31,7 +29,7 @@ pub struct Caller {
 /// Verifies keys. One a process; clones share their memory.
 #[derive(Clone)]
 pub struct Authenticator {
-    secret: Arc<[u8; 64]>,
+    secret: ProcessSecret,
     verified: Cache<[u8; 32], String>,
 }
 
@@ -46,10 +44,8 @@ impl std::fmt::Debug for Authenticator {
 impl Authenticator {
     /// An authenticator that remembers nothing yet.
     pub fn new() -> Result<Self> {
-        let mut secret = [0; 64];
-        getrandom::fill(&mut secret).map_err(|error| Error::Internal(error.to_string()))?;
         Ok(Self {
-            secret: Arc::new(secret),
+            secret: ProcessSecret::draw()?,
             verified: Cache::builder().max_capacity(100_000).time_to_idle(Duration::from_hours(1)).build(),
         })
     }
@@ -67,7 +63,7 @@ impl Authenticator {
     }
 
     async fn matches(&self, key: &ApiKey, hash: &str) -> Result<bool> {
-        let fingerprint = self.fingerprint(key);
+        let fingerprint = self.secret.tag(key.expose().as_bytes());
         if is_verified(&self.verified, &fingerprint, hash) {
             return Ok(true);
         }
@@ -80,12 +76,6 @@ impl Authenticator {
             self.verified.insert(fingerprint, hash.to_owned());
         }
         Ok(matches)
-    }
-
-    fn fingerprint(&self, key: &ApiKey) -> [u8; 32] {
-        let mut mac = Hmac::<Sha256>::new(&(*self.secret).into());
-        mac.update(key.expose().as_bytes());
-        mac.finalize().into_bytes().into()
     }
 }
 

@@ -8,6 +8,7 @@ use tollgate_store as store;
 use tollgate_store::{Alone, LockedLetter, SystemTx, Tx as _};
 use uuid::Uuid;
 
+use crate::waker::wake_workers;
 use crate::{Database, Error, Result};
 
 /// Letters that one transaction handles; a longer list takes several.
@@ -166,9 +167,7 @@ async fn redrive_batch(
     queues.sort_unstable();
     queues.dedup();
     for queue in queues {
-        if let Err(error) = store::notify_ready(db.pool(), queue).await {
-            tracing::debug!(%error, "could not wake the workers; their scan finds the tasks");
-        }
+        wake_workers(db, queue).await;
     }
     Ok(redriven)
 }

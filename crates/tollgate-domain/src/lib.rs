@@ -18,6 +18,7 @@ pub mod ids;
 pub mod jobs;
 pub mod keys;
 mod presence;
+mod process_secret;
 pub mod queue;
 pub mod retention;
 pub mod runs;

@@ -10,6 +10,7 @@ use tollgate_store as store;
 use tollgate_store::{Alone, IdleSign, LaneSettings, SystemTx};
 use uuid::Uuid;
 
+use crate::waker::wake_workers;
 use crate::{Database, Error, Result, accounts};
 
 pub use tollgate_store::NewTask;
@@ -178,10 +179,8 @@ pub async fn promote_due(db: &Database, queue: QueueName) -> Result<Promotion> {
     }
     let promoted = store::promote_due(&mut alone, queue, PROMOTED).await?;
     let next = store::due_in(&mut alone, queue).await?;
-    if promoted > 0
-        && let Err(error) = store::notify_ready(db.pool(), queue).await
-    {
-        tracing::debug!(%error, "could not wake the workers; their scan finds the tasks");
+    if promoted > 0 {
+        wake_workers(db, queue).await;
     }
     Ok(Promotion { promoted, next })
 }
@@ -212,7 +211,8 @@ pub async fn set_lane(
     let mut tx = change_settings(db).await?;
     store::set_lane(&mut tx, queue, account, settings).await?;
     tx.commit().await?;
-    look_again(db, queue).await;
+    // What a cap has held back may be claimed now.
+    wake_workers(db, queue).await;
     Ok(())
 }
 
@@ -248,7 +248,8 @@ pub async fn change_lane(
     };
     store::set_lane(&mut tx, queue, account, settings).await?;
     tx.commit().await?;
-    look_again(db, queue).await;
+    // What a cap has held back may be claimed now.
+    wake_workers(db, queue).await;
     Ok(settings)
 }
 
@@ -264,7 +265,8 @@ pub async fn set_queue(db: &Database, queue: QueueName, max_running: Option<i32>
     let mut tx = change_settings(db).await?;
     store::set_queue(&mut tx, queue, max_running).await?;
     tx.commit().await?;
-    look_again(db, queue).await;
+    // What a cap has held back may be claimed now.
+    wake_workers(db, queue).await;
     Ok(())
 }
 
@@ -281,13 +283,6 @@ async fn change_settings(db: &Database) -> Result<SystemTx> {
         }
         drop(tx);
         tokio::time::sleep(Duration::from_millis(250)).await;
-    }
-}
-
-/// What a cap has held back may be claimed now.
-async fn look_again(db: &Database, queue: QueueName) {
-    if let Err(error) = store::notify_ready(db.pool(), queue).await {
-        tracing::debug!(%error, "could not wake the workers; their scan finds the tasks");
     }
 }
 

@@ -11,6 +11,7 @@ use tollgate_store as store;
 use tollgate_store::{StartedJob, SystemTx, TenantTx, Tx as _};
 use uuid::Uuid;
 
+use crate::waker::wake_workers;
 use crate::{Database, Result, dead_letters, queue};
 
 const QUEUE: QueueName = QueueName::GenerationCreate;
@@ -158,8 +159,6 @@ pub async fn release(db: &Database, lease: Lease, reason: &str) -> Result<bool> 
     }
     store::mark_requeued(&mut tx, &[lease.task], reason).await?;
     tx.commit().await?;
-    if let Err(error) = store::notify_ready(db.pool(), QUEUE).await {
-        tracing::debug!(%error, job_id = %lease.task, "could not wake the workers; their scan finds the task");
-    }
+    wake_workers(db, QUEUE).await;
     Ok(true)
 }

@@ -7,6 +7,7 @@ use tollgate_store as store;
 use tollgate_store::SystemTx;
 use uuid::Uuid;
 
+use crate::waker::wake_workers;
 use crate::{Database, Result, dead_letters};
 
 /// Rows one transaction handles; a longer list takes several.
@@ -52,10 +53,8 @@ pub async fn sweep(db: &Database, rounds: &mut Rounds) -> Result<Swept> {
     while take_back_dead(db, rounds.sweeper, &mut swept).await? | expire(db, &mut swept).await? {}
     find_orphans(db, &mut swept).await?;
     find_lost_wakeups(db, rounds, &mut swept).await?;
-    if (swept.requeued > 0 || swept.lost_wakeups > 0)
-        && let Err(error) = store::notify_ready(db.pool(), QueueName::GenerationCreate).await
-    {
-        tracing::debug!(%error, "could not wake the workers; their scan finds the tasks");
+    if swept.requeued > 0 || swept.lost_wakeups > 0 {
+        wake_workers(db, QueueName::GenerationCreate).await;
     }
     Ok(swept)
 }

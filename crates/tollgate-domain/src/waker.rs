@@ -31,6 +31,13 @@ impl Waker {
     }
 }
 
+/// Tells idle workers at once of what has just been committed. Where it fails, their scan finds it without a hint.
+pub(crate) async fn wake_workers(db: &Database, queue: QueueName) {
+    if let Err(error) = store::notify_ready(db.pool(), queue).await {
+        tracing::debug!(%error, queue = queue.as_str(), "could not wake the workers; their scan finds the tasks");
+    }
+}
+
 /// A waker and the loop that sends its hints; whoever holds the loop ends it by dropping it.
 pub fn waker(db: Database, queue: QueueName) -> (Waker, impl Future<Output = ()> + Send) {
     let asked = Arc::new(Notify::new());

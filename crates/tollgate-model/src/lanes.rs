@@ -134,7 +134,8 @@ impl Lanes {
         self.known.values().any(|lane| lane.capped)
     }
 
-    /// This lane sleeps: it is not looked at until it is listed again.
+    /// It is not looked at until it is listed again, and then from its start: tasks may stand before its marks, if whoever was
+    /// at work on them held them for long and then gave them up.
     pub fn forget(&mut self, account: AccountId) {
         if let Some(lane) = self.known.remove(&account) {
             self.order.remove(&(lane.due, account));
@@ -250,19 +251,6 @@ impl Lanes {
             .filter(|(nr, (since, _))| *nr < crowd || long(*since))
             .map(|(_, (_, account))| account)
             .collect()
-    }
-
-    /// It was to be put to sleep, but has tasks. They may stand before its marks: whoever was at work on them may have held
-    /// them for long, and then given them up. So the next look is from the start.
-    pub fn stir(&mut self, account: AccountId) {
-        let floor = self.floor;
-        let Some(lane) = self.known.get_mut(&account) else { return };
-        lane.marks = Marks::default();
-        if lane.empty.take().is_some() && lane.due < floor {
-            self.order.remove(&(lane.due, account));
-            lane.due = floor;
-            self.order.insert((lane.due, account));
-        }
     }
 }
 

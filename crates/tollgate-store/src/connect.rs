@@ -162,11 +162,6 @@ pub async fn drop_broken(pool: &PgPool) {
     }
 }
 
-/// One operator's pool, for a command that ends.
-pub async fn connect_operator(url: &str) -> Result<PgPool, ConnectError> {
-    connect(url, Role::Operator, 1, false).await
-}
-
 async fn refuse_power(pool: &PgPool, role: Role) -> Result<(), ConnectError> {
     let login = sqlx::query!(
         r#"SELECT r.rolname::text AS "name!",

@@ -20,7 +20,7 @@ mod wake;
 mod workers;
 
 pub use accounts::{balance, insert_account, list_accounts, post_credits};
-pub use connect::{ConnectError, Role, connect, connect_operator, drop_broken, probe};
+pub use connect::{ConnectError, Role, connect, drop_broken, probe};
 pub use dead_letters::{
     LockedLetter, count_dead_letters, count_dead_letters_by_id, dead_letter, dead_letters_page,
     delete_dead_letters, lock_dead_letters, lock_dead_letters_by_id, redrive, reopen_failed,

@@ -278,7 +278,7 @@ proptest! {
 /// A lane that was found empty is put to sleep after a while, a crowd of them at once; one that has tasks after all is
 /// looked at from its start, since they may stand before its marks.
 #[test]
-fn empty_lanes_are_put_to_sleep_and_stir() {
+fn empty_lanes_are_put_to_sleep_and_looked_at_from_the_start_again() {
     let mut world = World::default();
     world.add(EMPTY_AT_MOST + 1, 0);
     let all: Vec<_> = (0..=EMPTY_AT_MOST).map(|nr| listed(nr, 1)).collect();
@@ -303,7 +303,8 @@ fn empty_lanes_are_put_to_sleep_and_stir() {
     // One that was taken, and given back where it stood.
     world.lanes[0].insert(3);
     assert_eq!(worker.claim(&mut world, 5), [0_usize; 0]);
-    worker.lanes.stir(account(0));
+    worker.lanes.forget(account(0));
+    worker.lanes.list(&all, true);
     assert_eq!(worker.claim(&mut world, 5), [0]);
 
     worker.lanes.forget(account(0));

@@ -2,14 +2,11 @@
 //! be found afterwards, neither in the database nor in a log.
 
 use std::path::Path;
-use std::process::Stdio;
 
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::Command;
 use tollgate_domain::{Role, ids};
 use tollgate_model::key::{ApiKey, Scope};
 use tollgate_testkit::{Process, TestApp, Tune};
@@ -306,20 +303,13 @@ async fn a_key_opens_its_own_account_only() {
 async fn no_key_is_found_in_the_database_or_in_a_log() {
     let app = TestApp::start(BINARY, Tune::default()).await;
     let log = NamedTempFile::new().unwrap();
-    let mut api = Command::new(BINARY)
-        .args(["--json", "api", "--listen", "127.0.0.1:0"])
-        .env_clear()
-        .envs([("DATABASE_URL", app.db.role_url(Role::Api)), ("LOG_LEVEL", "trace".to_owned())])
-        .current_dir(std::env::temp_dir())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(log.reopen().unwrap())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let line = BufReader::new(api.stdout.take().unwrap()).lines().next_line().await.unwrap();
-    let ready: Value = serde_json::from_str(&line.expect("the API did not start")).unwrap();
-    let owner = Holder::new(ready["url"].as_str().unwrap(), &app.key);
+    let environment = [
+        ("DATABASE_URL".to_owned(), app.db.role_url(Role::Api)),
+        ("LOG_LEVEL".to_owned(), "trace".to_owned()),
+    ];
+    let arguments = ["--json", "api", "--listen", "127.0.0.1:0"];
+    let api = Process::start_logged(Path::new(BINARY), &arguments, &environment, Some(log.path())).await;
+    let owner = Holder::new(&api.url(), &app.key);
 
     let (_, new) = owner.create(&["jobs:read"]).await;
     let made = new["key"].as_str().unwrap().to_owned();

@@ -1,15 +1,13 @@
 //! An API that is watched while it is mistreated, and the checks of a refusal.
 
-use std::process::Stdio;
+use std::path::Path;
 
 use reqwest::header::{CONTENT_TYPE, HeaderName};
 use reqwest::{Body, Client, Method, RequestBuilder, Response};
 use serde_json::Value;
 use tempfile::NamedTempFile;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
 use tollgate_domain::Role;
-use tollgate_testkit::{TestApp, Tune};
+use tollgate_testkit::{Process, TestApp, Tune};
 
 pub(crate) const SUBMIT: &str = "/v1/jobs/generations";
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -20,29 +18,20 @@ pub(crate) struct Watched {
     pub(crate) http: Client,
     pub(crate) url: String,
     pub(crate) log: NamedTempFile,
-    _api: Child,
+    _api: Process,
 }
 
 impl Watched {
     pub(crate) async fn start() -> Self {
         let app = TestApp::start(env!("CARGO_BIN_EXE_tollgate"), Tune::default()).await;
         let log = NamedTempFile::new().unwrap();
-        let mut api = Command::new(env!("CARGO_BIN_EXE_tollgate"))
-            .args(["--json", "api", "--listen", "127.0.0.1:0"])
-            .env_clear()
-            .env("DATABASE_URL", app.db.role_url(Role::Api))
-            .current_dir(std::env::temp_dir())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log.reopen().unwrap())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let line = BufReader::new(api.stdout.take().unwrap()).lines().next_line().await.unwrap();
-        let ready: Value = serde_json::from_str(&line.expect("the API did not start")).unwrap();
+        let binary = Path::new(env!("CARGO_BIN_EXE_tollgate"));
+        let environment = [("DATABASE_URL".to_owned(), app.db.role_url(Role::Api))];
+        let arguments = ["--json", "api", "--listen", "127.0.0.1:0"];
+        let api = Process::start_logged(binary, &arguments, &environment, Some(log.path())).await;
         tollgate_outbound::install_crypto_provider();
         let http = Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
-        Self { app, http, url: ready["url"].as_str().unwrap().to_owned(), log, _api: api }
+        Self { app, http, url: api.url(), log, _api: api }
     }
 
     /// A request without a key.
