@@ -301,7 +301,7 @@ async fn a_long_list_takes_several_transactions_and_says_how_far_it_is() {
 /// A request ends before its time is up, and says that there is more.
 #[tokio::test]
 async fn a_list_too_long_for_a_request_is_gone_on_with_by_the_next() {
-    let app = TestApp::start(BINARY, tune(0, &[("HTTP_TIMEOUT", "2s")])).await;
+    let app = TestApp::start(BINARY, tune(0, &[("HTTP_TIMEOUT", "1s")])).await;
     other_letters(&app, 40_000).await;
     let operator = Operator::of(&app);
     let mut sum = 0;
