@@ -10,7 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -135,14 +135,14 @@ pub struct Lease {
 }
 
 /// A task in a worker's hands.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct ClaimedTask {
     /// The right to finish it.
     pub lease: Lease,
     /// What kind of work it is, in its queue's own words.
     pub task_type: String,
-    /// What the work needs to know, where it is not stored with the thing that the task stands for.
-    pub payload: Value,
+    /// What the work needs to know, where it is not stored with the thing that the task stands for; as it was enqueued.
+    pub payload: Box<RawValue>,
     /// Where it stood in its lane.
     pub place: Place,
     /// Which attempt this is, from 1.

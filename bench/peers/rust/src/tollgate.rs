@@ -58,7 +58,9 @@ impl Work for NoOp {
         run
     }
     async fn run(worker: &Worker<Self>, run: ClaimedTask, _held: &HeldLease<'_>) {
-        worker.work().0.handle(run.payload["n"].as_i64().unwrap_or(-1));
+        #[derive(serde::Deserialize)]
+        struct Payload { n: i64 }
+        worker.work().0.handle(serde_json::from_str(run.payload.get()).map_or(-1, |Payload { n }| n));
         worker.finish(run.lease).await;
     }
 }

@@ -1,7 +1,7 @@
 //! The claim: from ready to leased.
 
-use std::time::Duration;
-
+use serde_json::value::RawValue;
+use sqlx::types::Json;
 use tollgate_model::account::AccountId;
 use tollgate_model::lanes::{Place, Plan};
 use tollgate_model::queue::{ClaimedTask, Lease, QueueName};
@@ -65,15 +65,16 @@ pub async fn claim(
                SET state = 'running', lease = nextval('queue.lease_token'), worker_id = $2, attempts = attempts + 1,
                    started_at = clock_timestamp(), lane_capped = account_id = ANY ($12), queue_capped = $13
                WHERE ctid = ANY (ARRAY(SELECT row FROM picked))
-               RETURNING account_id, id, type, payload, rank, position, lease, attempts, max_attempts, expires_at, run_at
+               RETURNING account_id, id, type, payload, rank, position, lease, attempts, max_attempts, expires_at,
+                         started_at, run_at
            ), counts AS (
                INSERT INTO queue.lane_counts AS c (account_id, queue, queued, running)
                SELECT account_id, $1, -count(*), count(*) FROM claimed GROUP BY account_id ORDER BY account_id
                ON CONFLICT (account_id, queue, shard) DO UPDATE
                SET queued = c.queued + excluded.queued, running = c.running + excluded.running
            )
-           SELECT account_id, id, type, payload, rank, position, lease AS "lease!", attempts, max_attempts, expires_at,
-                  extract(epoch FROM clock_timestamp() - run_at)::float8 AS "waited!"
+           SELECT account_id, id, type, payload AS "payload: Json<Box<RawValue>>", rank, position, lease AS "lease!",
+                  attempts, max_attempts, expires_at, started_at AS "started_at!", run_at
            FROM claimed"#,
         queue.as_str(),
         worker,
@@ -92,11 +93,11 @@ pub async fn claim(
     .map(|row| ClaimedTask {
         lease: Lease { account: AccountId(row.account_id), task: row.id, token: row.lease },
         task_type: row.r#type,
-        payload: row.payload,
+        payload: row.payload.0,
         place: Place { rank: row.rank, position: row.position },
         attempt: row.attempts,
         max_attempts: row.max_attempts,
-        waited: Duration::try_from_secs_f64(row.waited).unwrap_or_default(),
+        waited: (row.started_at - row.run_at).to_std().unwrap_or_default(),
         expires_at: row.expires_at,
     })
     .fetch_all(tx.connection())

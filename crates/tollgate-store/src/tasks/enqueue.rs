@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::types::Json;
 use tollgate_model::account::AccountId;
 use tollgate_model::queue::QueueName;
 use uuid::Uuid;
@@ -44,7 +43,7 @@ pub async fn enqueue(tx: &mut impl Tx, account: AccountId, task: NewTask<'_>) ->
         "WITH task AS (
              INSERT INTO queue.tasks
                  (account_id, id, queue, type, payload, state, priority, rank, max_attempts, run_at, expires_at)
-             VALUES ($1, $2, $3, $4, $5, CASE WHEN $8::timestamptz > now() THEN 'scheduled' ELSE 'ready' END, $6,
+             VALUES ($1, $2, $3, $4, $5::text::json, CASE WHEN $8::timestamptz > now() THEN 'scheduled' ELSE 'ready' END, $6,
                      $6::smallint * 2, $7, greatest(now(), $8), greatest(now(), $8) + $9))
          UPDATE queue.lane_counts SET queued = queued + 1, awake = awake OR $8 IS NULL OR $8 <= now()
          WHERE account_id = $1 AND queue = $3 AND shard = pg_backend_pid() % 32",
@@ -52,7 +51,7 @@ pub async fn enqueue(tx: &mut impl Tx, account: AccountId, task: NewTask<'_>) ->
         task.id,
         task.queue.as_str(),
         task.task_type,
-        Json(task.payload) as _,
+        task.payload.to_string(),
         task.priority,
         task.max_attempts,
         task.run_at,
@@ -98,7 +97,7 @@ pub async fn enqueue_all(
     let accounts: Vec<Uuid> = tasks.iter().map(|(account, _)| account.0).collect();
     let ids: Vec<Uuid> = tasks.iter().map(|(_, task)| task.id).collect();
     let types: Vec<&str> = tasks.iter().map(|(_, task)| task.task_type).collect();
-    let payloads: Vec<Json<&Value>> = tasks.iter().map(|(_, task)| Json(task.payload)).collect();
+    let payloads: Vec<String> = tasks.iter().map(|(_, task)| task.payload.to_string()).collect();
     let priorities: Vec<i16> = tasks.iter().map(|(_, task)| task.priority).collect();
     let max_attempts: Vec<i32> = tasks.iter().map(|(_, task)| task.max_attempts).collect();
     let run_at: Vec<Option<DateTime<Utc>>> = tasks.iter().map(|(_, task)| task.run_at).collect();
@@ -106,9 +105,9 @@ pub async fn enqueue_all(
         "WITH task AS (
              INSERT INTO queue.tasks
                  (account_id, id, queue, type, payload, state, priority, rank, max_attempts, run_at, expires_at)
-             SELECT account_id, id, $1, type, payload, CASE WHEN due > now() THEN 'scheduled' ELSE 'ready' END,
+             SELECT account_id, id, $1, type, payload::json, CASE WHEN due > now() THEN 'scheduled' ELSE 'ready' END,
                     priority, priority * 2, max_attempts, due, due + $2
-             FROM unnest($3::uuid[], $4::uuid[], $5::text[], $6::jsonb[], $7::smallint[], $8::integer[],
+             FROM unnest($3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::smallint[], $8::integer[],
                          $9::timestamptz[])
                       AS new (account_id, id, type, payload, priority, max_attempts, run_at),
                   LATERAL (SELECT greatest(now(), run_at) AS due) AS schedule
@@ -122,7 +121,7 @@ pub async fn enqueue_all(
         &accounts,
         &ids,
         &types as _,
-        &payloads as _,
+        &payloads,
         &priorities,
         &max_attempts,
         &run_at as _,

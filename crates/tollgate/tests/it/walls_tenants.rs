@@ -25,10 +25,13 @@ const THEIRS: Row =
 const NEW: Row = Row { id: "0c000000-0000-7000-8000-000000000001", ..OURS };
 
 /// Where a CHECK asks for more than the type.
-const VALUES: [(&str, &str); 3] = [
+const VALUES: [(&str, &str); 6] = [
     ("app.credits_ledger.reason", "'adjustment'"),
     ("app.webhook_deliveries.status", "'pending'"),
     ("queue.tasks.state", "'ready'"),
+    ("app.images.media_type", "'image/png'"),
+    ("app.images.storage", "'database'"),
+    ("app.image_audit.status", "'invalid'"),
 ];
 
 /// PostgreSQL's codes for what may happen.
@@ -103,7 +106,7 @@ impl Table {
             "smallint" | "integer" | "bigint" | "numeric" => "1".to_owned(),
             "boolean" => "true".to_owned(),
             "date" | "timestamp with time zone" => "'2026-01-01'".to_owned(),
-            "jsonb" | "text[]" | "uuid[]" => "'{}'".to_owned(),
+            "json" | "jsonb" | "text[]" | "uuid[]" => "'{}'".to_owned(),
             "bytea" => r"'\x00'".to_owned(),
             _ => panic!("no value known for {path} of type {kind}: add it here"),
         }
