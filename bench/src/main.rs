@@ -2,7 +2,9 @@
 //! worker as processes of their own on a durable PostgreSQL. Beside it, in the same round, what a lone commit costs on
 //! this machine's disk: no durable queue can start a job before its submission and its claim have been committed.
 //!
-//! `tollgate-bench [--seconds N] [--rate N] [--rounds N]`
+//! `tollgate-bench [--seconds N] [--rate N] [--rounds N]`; `tollgate-bench guard` measures the guard instead ([`guard`]).
+
+mod guard;
 
 use std::path::Path;
 use std::time::Duration;
@@ -37,6 +39,9 @@ struct Round {
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    if std::env::args().nth(1).as_deref() == Some("guard") {
+        return guard::main(argument("--rounds", 3)?, argument("--calls", 200_000)?).await;
+    }
     let seconds = argument("--seconds", 20)?;
     let rate = argument("--rate", 100)?;
     let rounds = argument("--rounds", 3)?;
@@ -93,46 +98,82 @@ fn machine() -> Result<String> {
     ))
 }
 
-async fn measure(rate: u64, window: Duration) -> Result<Round> {
-    let directory = tempfile::tempdir()?;
-    let options = Options::new(directory.path());
-    let server = tokio::task::spawn_blocking(move || Server::start(options)).await??;
-    let owner = server.url("postgres");
-    tollgate_domain::migrate(&owner).await?;
-    let mut conn = PgConnection::connect(&owner).await?;
-    for role in ["app_api", "app_worker"] {
-        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("ALTER ROLE {role} PASSWORD 'bench'")))
-            .execute(&mut conn)
-            .await?;
+/// What a round runs on: a durable PostgreSQL of its own, a simulated provider, an account and its key.
+struct Stage {
+    _directory: tempfile::TempDir,
+    server: Server,
+    owner: String,
+    key: SecretString,
+    provider: String,
+    sim: tollgate_sim::Control,
+    stop: CancellationToken,
+    _beside: JoinSet<()>,
+}
+
+impl Stage {
+    async fn set(behaviour: Behaviour) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let options = Options::new(directory.path());
+        let server = tokio::task::spawn_blocking(move || Server::start(options)).await??;
+        let owner = server.url("postgres");
+        tollgate_domain::migrate(&owner).await?;
+        let mut conn = PgConnection::connect(&owner).await?;
+        for role in ["app_api", "app_worker"] {
+            sqlx::raw_sql(sqlx::AssertSqlSafe(format!("ALTER ROLE {role} PASSWORD 'bench'")))
+                .execute(&mut conn)
+                .await?;
+        }
+        conn.close().await?;
+        let operator = Database::connect(&owner, Role::Operator, 1, false).await?;
+        let account = accounts::create(&operator, "bench", 0).await?;
+        let (_, key) = keys::create(&operator, account, "bench", &Scope::ALL).await?;
+        let key = SecretString::from(key.expose().to_owned());
+        operator.close().await;
+
+        let sim = Sim::bind(([127, 0, 0, 1], 0).into(), behaviour).await?;
+        let (provider, control) = (sim.base_url(), sim.control());
+        let stop = CancellationToken::new();
+        let mut beside = JoinSet::new();
+        beside.spawn(sim.run(stop.clone()));
+        Ok(Self { _directory: directory, server, owner, key, provider, sim: control, stop, _beside: beside })
     }
-    let operator = Database::connect(&owner, Role::Operator, 1, false).await?;
-    let account = accounts::create(&operator, "bench", 0).await?;
-    let (_, key) = keys::create(&operator, account, "bench", &Scope::ALL).await?;
 
-    let sim = Sim::bind(([127, 0, 0, 1], 0).into(), Behaviour::default()).await?;
-    let provider = sim.base_url();
-    let stop = CancellationToken::new();
-    let mut beside = JoinSet::new();
-    beside.spawn(sim.run(stop.clone()));
+    fn url(&self, role: Role) -> String {
+        format!("postgres://{}:bench@127.0.0.1:{}/postgres", role.as_str(), self.server.port())
+    }
 
-    let binary = std::env::current_exe()?.with_file_name("tollgate");
-    let start = async |role: Role, command: &str| {
+    /// Starts a role as a process of its own.
+    async fn start(&self, role: Role, command: &str, concurrency: usize) -> Result<Process> {
+        let binary = std::env::current_exe()?.with_file_name("tollgate");
         let environment: Vec<(String, String)> = [
-            (
-                "DATABASE_URL",
-                format!("postgres://{}:bench@127.0.0.1:{}/postgres", role.as_str(), server.port()),
-            ),
-            ("OPENAI_BASE_URL", provider.clone()),
+            ("DATABASE_URL", self.url(role)),
+            ("OPENAI_BASE_URL", self.provider.clone()),
             ("OPENAI_API_KEY", "simulated".into()),
             ("LOG_LEVEL", "warn".into()),
-            ("Q_GEN_CREATE_CONCURRENCY", "50".into()),
+            ("Q_GEN_CREATE_CONCURRENCY", concurrency.to_string()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();
-        Process::start(&binary, &["--json", command, "--listen", "127.0.0.1:0"], &environment).await
-    };
-    let (api, worker) = (start(Role::Api, "api").await, start(Role::Worker, "worker").await);
-    let client = TollgateClient::new(&api.url(), SecretString::from(key.expose().to_owned()))?;
+        Ok(Process::start(&binary, &["--json", command, "--listen", "127.0.0.1:0"], &environment).await)
+    }
+
+    fn client(&self, api: &Process) -> Result<TollgateClient> {
+        Ok(TollgateClient::new(&api.url(), self.key.clone())?)
+    }
+
+    async fn strike(self) -> Result<()> {
+        self.stop.cancel();
+        let server = self.server;
+        Ok(tokio::task::spawn_blocking(move || server.stop()).await??)
+    }
+}
+
+async fn measure(rate: u64, window: Duration) -> Result<Round> {
+    let stage = Stage::set(Behaviour::default()).await?;
+    let mut conn = PgConnection::connect(&stage.owner).await?;
+    let api = stage.start(Role::Api, "api", 50).await?;
+    let worker = stage.start(Role::Worker, "worker", 50).await?;
+    let client = stage.client(&api)?;
     // The first request pays for the key's hash and for connections.
     steady(&client, rate, Duration::from_secs(2)).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -156,11 +197,9 @@ async fn measure(rate: u64, window: Duration) -> Result<Round> {
         return Err(format!("{} jobs accepted, {} succeeded", accepts.len(), starts.len()).into());
     }
     conn.close().await?;
-    operator.close().await;
     worker.terminate().await;
     api.terminate().await;
-    stop.cancel();
-    tokio::task::spawn_blocking(move || server.stop()).await??;
+    stage.strike().await?;
     Ok(Round {
         commit_ms,
         accept_p50_ms: percentile(&mut accepts, 0.5),

@@ -15,8 +15,6 @@ use tollgate_store::TenantTx;
 
 use crate::{Database, Error, Result, queue};
 
-const QUEUE: QueueName = QueueName::GenerationCreate;
-
 /// Lets submissions in, or refuses them. One a process; clones are the same.
 #[derive(Debug, Clone)]
 pub struct Admission(Arc<Shared>);
@@ -86,7 +84,7 @@ impl Admission {
     /// other, so it may come to have as many more as there are connections to submit by: the price of not making each
     /// of an account's submissions wait for the others.
     pub(crate) async fn check_account(&self, tx: &mut TenantTx, account: AccountId) -> Result<()> {
-        let queued = store::lane_counts(tx, QUEUE, account).await?.queued;
+        let queued = store::lane_counts(tx, &QueueName::GENERATION, account).await?.queued;
         self.0.limits.check_account(queued).map_err(full)
     }
 }
@@ -106,7 +104,7 @@ impl Shared {
         }
         let began = self.began.elapsed();
         self.backlog().look_begins();
-        let queued = queue::counts(db, QUEUE).await?.queued;
+        let queued = queue::counts(db, &QueueName::GENERATION).await?.queued;
         self.backlog().look_ended(queued, began, self.began.elapsed());
         Ok(())
     }

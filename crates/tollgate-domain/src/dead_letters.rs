@@ -153,7 +153,7 @@ async fn redrive_batch(
         let mut open = Vec::with_capacity(letters.len());
         for letter in letters {
             // Other queues' tasks stand for nothing that has a status of its own.
-            if queue != QueueName::GenerationCreate || store::reopen_failed(&mut tx, letter.place.id).await? {
+            if !queue.is_generation() || store::reopen_failed(&mut tx, letter.place.id).await? {
                 open.push(letter);
             }
         }

@@ -31,6 +31,8 @@ pub(crate) struct Presence {
     /// How often it has answered.
     answers: AtomicU64,
     refusals: Mutex<Refusals>,
+    /// Held by whoever looks.
+    watching: tokio::sync::Mutex<()>,
 }
 
 /// Refusals that no line in the log tells of yet.
@@ -47,6 +49,7 @@ impl Default for Presence {
             suspected: Notify::new(),
             answers: AtomicU64::new(0),
             refusals: Mutex::default(),
+            watching: tokio::sync::Mutex::default(),
         }
     }
 }
@@ -103,9 +106,11 @@ impl Database {
         self.presence().suspected.notify_one();
     }
 
-    /// Looks whenever there is a suspicion, until it is dropped.
+    /// Looks whenever there is a suspicion, until it is dropped. One looks for all who share the pool: a second watch waits
+    /// until the first is over.
     pub async fn watch(self) {
         let presence = self.presence();
+        let _turn = presence.watching.lock().await;
         presence.set_away(false);
         let mut quiet_until = Instant::now();
         loop {

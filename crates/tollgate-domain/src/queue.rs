@@ -185,10 +185,18 @@ pub async fn promote_due(db: &Database, queue: QueueName) -> Result<Promotion> {
     Ok(Promotion { promoted, next })
 }
 
-/// How many tasks the queue has, over all accounts.
-pub async fn counts(db: &Database, queue: QueueName) -> Result<QueueCounts> {
+/// How many tasks these queues have together, over all accounts.
+pub async fn counts(db: &Database, queues: &[QueueName]) -> Result<QueueCounts> {
     let mut alone = Alone::acquire(db.pool()).await?;
-    Ok(store::queue_counts(&mut alone, queue).await?)
+    let mut sum = QueueCounts::default();
+    for queue in queues {
+        let QueueCounts { queued, running, done, failed } = store::queue_counts(&mut alone, *queue).await?;
+        sum.queued += queued;
+        sum.running += running;
+        sum.done += done;
+        sum.failed += failed;
+    }
+    Ok(sum)
 }
 
 /// What is set for one account's lane.

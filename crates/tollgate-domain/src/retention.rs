@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use tollgate_model::account::AccountId;
+use tollgate_model::image::StorageKey;
 use tollgate_store as store;
 use tollgate_store::{Alone, TenantTx, Tx as _};
 use uuid::Uuid;
 
-use crate::{Database, Result, ids};
+use crate::{Database, Result, ids, images};
 
 /// Jobs one transaction removes, each with its result and its few events.
 const BATCH: i64 = 500;
@@ -23,17 +24,26 @@ const BATCHES: usize = 20;
 const ACCOUNTS: i64 = 20;
 
 /// Where the next round goes on.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Progress {
     /// This account, and those before it, are done.
     account: AccountId,
     /// Of the account after it: the jobs up to this one.
     job: Uuid,
+    outside: Vec<(String, StorageKey)>,
+}
+
+impl Progress {
+    /// Where the bytes of images are that are gone, and were kept outside of the database: kind of store and name. Nobody
+    /// will ever know of them again but who takes them here, also after a round that broke off.
+    pub fn take_outside(&mut self) -> Vec<(String, StorageKey)> {
+        std::mem::take(&mut self.outside)
+    }
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { account: AccountId(Uuid::nil()), job: Uuid::nil() }
+        Self { account: AccountId(Uuid::nil()), job: Uuid::nil(), outside: Vec::new() }
     }
 }
 
@@ -67,7 +77,9 @@ pub async fn round(db: &Database, keep: Duration, progress: &mut Progress) -> Re
             batches += 1;
             let mut tx = TenantTx::begin(db.pool(), account).await?;
             let batch = store::remove_ended_jobs(&mut tx, progress.job, before, until, BATCH).await?;
+            let images = images::remove_unused(&mut tx, &batch.images).await?;
             tx.commit().await?;
+            progress.outside.extend(images);
             let removed = batch.removed.unsigned_abs();
             metrics::counter!("tollgate_jobs_removed_total").increment(removed);
             jobs += removed;
@@ -76,10 +88,10 @@ pub async fn round(db: &Database, keep: Duration, progress: &mut Progress) -> Re
                 _ => break,
             }
         }
-        *progress = Progress { account, job: Uuid::nil() };
+        (progress.account, progress.job) = (account, Uuid::nil());
     }
     if last {
-        *progress = Progress::default();
+        progress.account = AccountId(Uuid::nil());
     }
     Ok(Removed { jobs, more: !last })
 }

@@ -11,10 +11,9 @@ use tollgate_store as store;
 use tollgate_store::{StartedJob, SystemTx, TenantTx, Tx as _};
 use uuid::Uuid;
 
+use crate::images::NewImage;
 use crate::waker::wake_workers;
 use crate::{Database, Result, dead_letters, queue};
-
-const QUEUE: QueueName = QueueName::GenerationCreate;
 
 /// A job in a worker's hands.
 #[derive(Debug, Clone)]
@@ -28,10 +27,16 @@ pub struct Run {
     pub request: Result<GenerationRequest, String>,
 }
 
-/// Leases jobs to the worker as planned and marks them running, in one commit.
-pub async fn claim(db: &Database, worker: Uuid, settings: i64, plan: &mut Plan) -> Result<Vec<Run>> {
+/// Leases jobs of a line to the worker as planned and marks them running, in one commit.
+pub async fn claim(
+    db: &Database,
+    line: QueueName,
+    worker: Uuid,
+    settings: i64,
+    plan: &mut Plan,
+) -> Result<Vec<Run>> {
     let mut tx = SystemTx::begin(db.pool()).await?;
-    let mut tasks = queue::take(&mut tx, QUEUE, worker, settings, plan).await?;
+    let mut tasks = queue::take(&mut tx, line, worker, settings, plan).await?;
     tasks.sort_by_key(|task| (task.lease.account, task.place));
     let Some(first) = tasks.first().map(|task| task.lease.account) else {
         tx.commit().await?;
@@ -85,13 +90,21 @@ impl Settled {
     }
 }
 
-/// Stores the result, ends the job and its task: one commit, fenced.
-pub async fn settle_success(db: &Database, lease: Lease, output: &GenerationOutput) -> Result<Settled> {
+/// Stores the result, and the image of an image job, ends the job and its task: one commit, fenced.
+pub async fn settle_success(
+    db: &Database,
+    lease: Lease,
+    output: &GenerationOutput,
+    image: Option<&NewImage>,
+) -> Result<Settled> {
     let mut tx = TenantTx::begin(db.pool(), lease.account).await?;
     if !store::finish(&mut tx, lease).await? {
         return Ok(Settled::LeaseLost);
     }
     store::insert_result(&mut tx, lease.task, output).await?;
+    if let Some(image) = image {
+        image.insert(&mut tx, lease.task).await?;
+    }
     store::mark_succeeded(&mut tx, lease.task).await?;
     tx.commit().await?;
     metrics::counter!("tollgate_jobs_finished_total", "status" => "succeeded").increment(1);
@@ -152,13 +165,13 @@ pub async fn settle_failure(
 
 /// Hands a job back unharmed: the attempt does not count, and an idle worker is told of it. `false`: the lease was
 /// lost already.
-pub async fn release(db: &Database, lease: Lease, reason: &str) -> Result<bool> {
+pub async fn release(db: &Database, queue: QueueName, lease: Lease, reason: &str) -> Result<bool> {
     let mut tx = TenantTx::begin(db.pool(), lease.account).await?;
     if !store::release(&mut tx, lease).await? {
         return Ok(false);
     }
     store::mark_requeued(&mut tx, &[lease.task], reason).await?;
     tx.commit().await?;
-    wake_workers(db, QUEUE).await;
+    wake_workers(db, queue).await;
     Ok(true)
 }

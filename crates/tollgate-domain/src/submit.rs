@@ -11,7 +11,7 @@ use tollgate_store::{NewTask, TenantTx};
 use uuid::Uuid;
 
 use crate::ids::new_id;
-use crate::{Admission, Database, Result, Waker};
+use crate::{Admission, Database, Result, Wakers};
 
 /// What stands between a submission and the queue; made once, at start.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub struct Entrance {
     /// How much may wait.
     pub admission: Admission,
     /// Wakes a worker afterwards.
-    pub waker: Waker,
+    pub wakers: Wakers,
 }
 
 /// Accepts a job of the account that holds the key, and wakes a worker for it. Returns its id.
@@ -40,9 +40,10 @@ pub async fn submit(
     let mut tx = TenantTx::begin(db.pool(), account).await?;
     entrance.admission.check_account(&mut tx, account).await?;
     store::insert_job(&mut tx, id, Some(key), &job).await?;
+    let line = QueueName::of_kind(job.request.endpoint.kind());
     let task = NewTask {
         id,
-        queue: QueueName::GenerationCreate,
+        queue: line,
         task_type: &job.job_type,
         // The job's row holds what there is to do.
         payload: &serde_json::Value::Object(serde_json::Map::new()),
@@ -54,7 +55,7 @@ pub async fn submit(
     store::enqueue(&mut tx, account, task).await?;
     tx.commit().await?;
     place.taken();
-    entrance.waker.wake();
+    entrance.wakers.wake(line);
     metrics::counter!("tollgate_jobs_submitted_total", "type" => job.job_type).increment(1);
     Ok(id)
 }

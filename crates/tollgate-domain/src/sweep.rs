@@ -54,7 +54,9 @@ pub async fn sweep(db: &Database, rounds: &mut Rounds) -> Result<Swept> {
     find_orphans(db, &mut swept).await?;
     find_lost_wakeups(db, rounds, &mut swept).await?;
     if swept.requeued > 0 || swept.lost_wakeups > 0 {
-        wake_workers(db, QueueName::GenerationCreate).await;
+        for line in QueueName::GENERATION {
+            wake_workers(db, line).await;
+        }
     }
     Ok(swept)
 }
@@ -141,7 +143,7 @@ async fn expire(db: &Database, swept: &mut Swept) -> Result<bool> {
     // Other queues' tasks stand for nothing that has a status of its own.
     let mut jobs: Vec<(AccountId, Uuid)> = expired
         .iter()
-        .filter(|(queue, ..)| *queue == QueueName::GenerationCreate)
+        .filter(|(queue, ..)| queue.is_generation())
         .map(|&(_, account, id)| (account, id))
         .collect();
     jobs.sort_unstable();

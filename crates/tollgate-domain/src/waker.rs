@@ -38,6 +38,30 @@ pub(crate) async fn wake_workers(db: &Database, queue: QueueName) {
     }
 }
 
+/// A waker for each line of generation jobs.
+#[derive(Debug, Clone)]
+pub struct Wakers([(QueueName, Waker); QueueName::GENERATION.len()]);
+
+impl Wakers {
+    /// Something was committed in that line. Cheap, and never waits.
+    pub fn wake(&self, line: QueueName) {
+        if let Some((_, waker)) = self.0.iter().find(|(known, _)| *known == line) {
+            waker.wake();
+        }
+    }
+}
+
+/// Wakers for the lines of generation jobs, and the loop that sends their hints; whoever holds the loop ends it by
+/// dropping it.
+pub fn wakers(db: Database) -> (Wakers, impl Future<Output = ()> + Send) {
+    let (text, send_texts) = waker(db.clone(), QueueName::GenerationCreate);
+    let (image, send_images) = waker(db, QueueName::GenerationImage);
+    let wakers = [(QueueName::GenerationCreate, text), (QueueName::GenerationImage, image)];
+    (Wakers(wakers), async move {
+        tokio::join!(send_texts, send_images);
+    })
+}
+
 /// A waker and the loop that sends its hints; whoever holds the loop ends it by dropping it.
 pub fn waker(db: Database, queue: QueueName) -> (Waker, impl Future<Output = ()> + Send) {
     let asked = Arc::new(Notify::new());

@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use axum::extract::FromRef;
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tollgate_domain::auth::Authenticator;
-use tollgate_domain::status::Totals;
+use tollgate_domain::status::{Guards, Totals};
 use tollgate_domain::submit::Entrance;
 use tollgate_domain::{AdminToken, Database};
+use tollgate_model::guard::class::GuardConfig;
+use tollgate_model::job::Job;
 use tollgate_model::queue::TimesToLive;
+use tollgate_outbound::ImageStore;
 
 use crate::extract::BodyLimit;
 use crate::streams::Streams;
@@ -34,6 +38,15 @@ pub struct Api {
     pub request_timeout: Duration,
     /// Event streams that may be open at once, over all accounts; one account may hold half of them.
     pub max_event_streams: usize,
+    /// The classes of models that have a guard.
+    pub guard: Arc<GuardConfig>,
+    /// Whether the breaker's decisions hold, by the configuration as it is now.
+    pub breaker_enabled: watch::Receiver<bool>,
+    /// Where images are that are not in the database.
+    pub images: Option<Arc<ImageStore>>,
+    /// What the path of an image is put behind, so that it can be shown elsewhere, such as `https://ai.example.com`;
+    /// empty: it stays a path.
+    pub public_base: String,
     /// What `/metrics` shows.
     pub metrics: PrometheusHandle,
     /// The token that [`crate::serve()`] is given: event streams end when it is cancelled.
@@ -59,16 +72,36 @@ pub(crate) struct Shared {
     pub(crate) api: Api,
     pub(crate) streams: Streams,
     pub(crate) totals: Totals,
+    pub(crate) guards: Guards,
 }
 
 impl App {
     pub(crate) fn new(api: Api) -> Self {
         let streams = Streams::new(api.max_event_streams);
-        Self(Arc::new(Shared { api, streams, totals: Totals::default() }))
+        Self(Arc::new(Shared { api, streams, totals: Totals::default(), guards: Guards::default() }))
+    }
+
+    /// Makes the path of an image a whole URL, if it is known what we are called.
+    pub(crate) fn complete(&self, url: &mut String) {
+        if url.starts_with('/') {
+            url.insert_str(0, &self.public_base);
+        }
+    }
+
+    /// A job as clients are to see it.
+    pub(crate) fn shown(&self, mut job: Job) -> Job {
+        for image in job.output.iter_mut().flat_map(|output| &mut output.images) {
+            self.complete(&mut image.url);
+        }
+        job
     }
 
     pub(crate) fn streams(&self) -> &Streams {
         &self.0.streams
+    }
+
+    pub(crate) fn guards(&self) -> &Guards {
+        &self.0.guards
     }
 
     pub(crate) fn totals(&self) -> &Totals {

@@ -2,6 +2,8 @@
 
 pub(crate) mod ai;
 pub(crate) mod api_keys;
+pub(crate) mod assets;
+pub(crate) mod images;
 pub(crate) mod internal;
 pub(crate) mod jobs;
 pub(crate) mod ops;

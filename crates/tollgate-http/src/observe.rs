@@ -64,7 +64,8 @@ pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if private {
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        // Unless the endpoint has something of its own to say of it, as an image has.
+        headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     }
     watch.end(response.status().as_u16());
     response

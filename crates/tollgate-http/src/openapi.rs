@@ -25,6 +25,7 @@ use crate::router;
     ),
     tags(
         (name = "jobs", description = "Generation jobs."),
+        (name = "images", description = "The images that jobs have brought."),
         (name = "api-keys", description = "The account's API keys."),
         (name = "quota", description = "How much there is to do, for status indicators."),
         (name = "operators", description = "Dead letters, queues and lanes, over all accounts. For the operators' token alone."),

@@ -17,8 +17,8 @@ use utoipa_axum::routes;
 
 use crate::api::{Api, App, Ops};
 use crate::available::available;
-use crate::endpoints::internal::{dlq, lanes, queues};
-use crate::endpoints::{ai, api_keys, jobs, ops};
+use crate::endpoints::internal::{dlq, guard, lanes, queues};
+use crate::endpoints::{ai, api_keys, assets, images, jobs, ops};
 use crate::extract::X_API_KEY;
 use crate::observe;
 use crate::openapi;
@@ -38,6 +38,8 @@ fn tenants_table() -> OpenApiRouter<App> {
         .row("GET /v1/jobs/{id}", routes!(jobs::show::show))
         .row("GET /v1/jobs/{id}/events", routes!(jobs::events::events))
         .row("POST /v1/jobs/{id}/cancel", routes!(jobs::cancel::cancel))
+        .row("GET /v1/images", routes!(images::list::list))
+        .row("GET /v1/images/{id}/content", routes!(images::content::content))
         .row("GET /v1/api-keys", routes!(api_keys::list::list))
         .row("POST /v1/api-keys", routes!(api_keys::create::create))
         .row("DELETE /v1/api-keys/{id}", routes!(api_keys::revoke::revoke))
@@ -54,6 +56,8 @@ fn operators_table() -> OpenApiRouter<App> {
         .row("POST /internal/dlq/purge", routes!(dlq::purge::purge))
         .row("GET /internal/queues", routes!(queues::list::list))
         .row("PUT /internal/queues/{queue}", routes!(queues::set::set))
+        .row("GET /internal/gen-health", routes!(guard::health::health))
+        .row("PUT /internal/guard/{class}", routes!(guard::order::order))
         .row("GET /internal/lanes/{account_id}/{queue}", routes!(lanes::show::show))
         .row("PUT /internal/lanes/{account_id}/{queue}", routes!(lanes::set::set))
 }
@@ -63,6 +67,7 @@ fn open_table() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .row("GET /api/health", routes!(ai::health::health))
         .row("GET /openapi.json", routes!(ops::openapi::openapi))
+        .row("GET /assets/tollgate-frames.js", routes!(assets::frames::frames))
         .merge(ops_table())
 }
 

@@ -58,7 +58,12 @@ pub struct DeadLetterFilter {
 impl DeadLetterFilter {
     /// The queues to look through.
     pub fn queues(&self) -> Vec<QueueName> {
-        self.queue.map_or_else(|| QueueName::ALL.to_vec(), |queue| vec![queue])
+        match self.queue {
+            None => QueueName::ALL.to_vec(),
+            // Whoever asks after generation jobs means those of every line.
+            Some(QueueName::GenerationCreate) => QueueName::GENERATION.to_vec(),
+            Some(queue) => vec![queue],
+        }
     }
 
     /// Whether it lets every letter through.

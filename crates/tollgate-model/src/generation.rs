@@ -11,6 +11,10 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::guard::class::CallKind;
+use crate::guard::outcome::OutcomeKind;
+use crate::image::GeneratedImage;
+
 /// The provider's endpoint that a job type speaks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -19,6 +23,18 @@ pub enum Endpoint {
     ChatCompletions,
     /// `POST /v1/responses`
     Responses,
+    /// `POST /v1/images/generations`
+    Images,
+}
+
+impl Endpoint {
+    /// What its calls bring.
+    pub fn kind(self) -> CallKind {
+        match self {
+            Self::ChatCompletions | Self::Responses => CallKind::Text,
+            Self::Images => CallKind::Image,
+        }
+    }
 }
 
 /// Who speaks in a [`Message`].
@@ -54,7 +70,7 @@ pub struct GenerationRequest {
     pub endpoint: Endpoint,
     /// The provider's name of the model.
     pub model: String,
-    /// The conversation; never empty.
+    /// The conversation; never empty. Of an image job: one message of the user, its prompt.
     pub messages: Vec<Message>,
     /// Sampling temperature, 0 to 2.
     pub temperature: Option<f64>,
@@ -62,11 +78,21 @@ pub struct GenerationRequest {
     pub max_tokens: Option<u32>,
     /// For a repeatable answer, where the provider can do so.
     pub seed: Option<i64>,
+    /// Of an image job: `WIDTHxHEIGHT`, or `auto`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<String>,
     /// Further fields of the provider's request, passed through as the job type declares them.
     pub params: Map<String, Value>,
     /// Total deadline of the call: connecting, waiting, and reading the last byte of the body.
     #[serde(rename = "timeout_ms", with = "millis")]
     pub timeout: Duration,
+}
+
+impl GenerationRequest {
+    /// What an image job asks for.
+    pub fn prompt(&self) -> &str {
+        self.messages.first().map_or("", |message| &message.content)
+    }
 }
 
 /// Durations are stored as whole milliseconds.
@@ -100,8 +126,15 @@ pub struct Usage {
 pub struct GenerationOutput {
     /// The provider's id of the answer, such as `chatcmpl-…`.
     pub provider_id: String,
-    /// The text that was generated. Holds no NUL character, which PostgreSQL could not store.
+    /// The text that was generated; of an image job, the prompt as the provider revised it, if it did. Holds no NUL
+    /// character, which PostgreSQL could not store.
     pub text: String,
+    /// The image that was generated; `None` for a text job.
+    #[serde(skip)]
+    pub image: Option<GeneratedImage>,
+    /// What the reply said of the provider's limits.
+    #[serde(skip)]
+    pub limits: Limits,
     /// The adapter's name, such as `openai`.
     pub provider: String,
     /// The model that answered, as the provider names it; often more precise than the one asked for.
@@ -110,11 +143,12 @@ pub struct GenerationOutput {
     pub latency_ms: i64,
     /// Tokens, as the provider counted them; zeros where it gave none.
     pub usage: Usage,
-    /// The reply as it came, for what the normalised fields leave out. Holds no NUL character either.
+    /// The reply as it came, for what the normalised fields leave out: without an image's bytes, and without NUL
+    /// characters.
     pub raw: Value,
 }
 
-/// Why a call failed, in the four words clients see as an error's `code` (SPEC G2).
+/// Why a call failed, in the words clients see as an error's `code`: the four of SPEC G2, and one of I2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum FailureKind {
@@ -126,6 +160,10 @@ pub enum FailureKind {
     Timeout,
     /// Any other 4xx: the request is at fault, and would be again.
     BadRequest,
+    /// A reply to an image job that holds no image and no URL of one. The provider is alive, has done its work and
+    /// billed it: never tried again.
+    #[serde(rename = "no-image-url")]
+    NoImageUrl,
 }
 
 impl FailureKind {
@@ -136,6 +174,7 @@ impl FailureKind {
             Self::ServerError => "SERVER_ERROR",
             Self::Timeout => "TIMEOUT",
             Self::BadRequest => "BAD_REQUEST",
+            Self::NoImageUrl => "no-image-url",
         }
     }
 }
@@ -151,6 +190,15 @@ pub enum Decision {
     RetryAfter(Duration),
 }
 
+/// What a provider's reply says of its own limits, on this call or any other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests that are left.
+    pub remaining_requests: Option<u64>,
+    /// Nothing is left for so long.
+    pub exhausted_for: Option<Duration>,
+}
+
 /// A call that brought no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {message}", kind.code())]
@@ -159,6 +207,23 @@ pub struct ProviderFailure {
     pub kind: FailureKind,
     /// Retry or fail.
     pub decision: Decision,
+    /// What it says about the provider: the guard's question, not the job's.
+    pub sign: OutcomeKind,
+    /// What the reply said of the provider's limits.
+    pub limits: Limits,
     /// For the tenant and the operator: what the provider said, shortened; never a secret.
     pub message: String,
+}
+
+impl ProviderFailure {
+    /// One that is not the provider's doing, and says nothing about it.
+    pub fn ours(decision: Decision, message: impl Into<String>) -> Self {
+        Self {
+            kind: FailureKind::ServerError,
+            decision,
+            sign: OutcomeKind::Cancelled,
+            limits: Limits::default(),
+            message: message.into(),
+        }
+    }
 }

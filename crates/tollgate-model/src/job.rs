@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::generation::Usage;
+use crate::image::MediaType;
 
 /// Where a job stands. The last three are final: nothing leaves them, except that an operator may redrive a failed job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -78,7 +79,7 @@ pub mod codes {
 /// What a finished job brought.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JobOutput {
-    /// The text that was generated.
+    /// The text that was generated; of an image job, the prompt as the provider revised it, or nothing.
     pub text: String,
     /// The images that were generated; none for a text job.
     pub images: Vec<JobImage>,
@@ -97,8 +98,12 @@ pub struct JobOutput {
 pub struct JobImage {
     /// The image.
     pub id: Uuid,
-    /// Where Tollgate serves it.
+    /// Where Tollgate serves it: a path of this API, or a whole URL where the installation has one set.
     pub url: String,
+    /// What it is encoded as.
+    pub media_type: MediaType,
+    /// Its length.
+    pub bytes: i64,
 }
 
 /// What a job does to the account's balance, in credits.

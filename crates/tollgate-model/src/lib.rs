@@ -10,6 +10,8 @@ pub mod admission;
 pub mod cursor;
 pub mod dead_letter;
 pub mod generation;
+pub mod guard;
+pub mod image;
 pub mod job;
 pub mod job_type;
 pub mod key;

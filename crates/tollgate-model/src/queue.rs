@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::account::AccountId;
+use crate::guard::class::CallKind;
 use crate::lanes::Place;
 use crate::retry::RetrySchedule;
 
@@ -24,6 +25,10 @@ pub enum QueueName {
     /// Generation jobs.
     #[serde(rename = "generation.create")]
     GenerationCreate,
+    /// Those of them that make images. They wait in a line of their own: what stops images (their budget is small, and a
+    /// circuit of their own stands before them) must not stop texts, and the other way round.
+    #[serde(rename = "generation.create.image")]
+    GenerationImage,
     /// Probes of a provider that has failed.
     #[serde(rename = "generation.probe")]
     GenerationProbe,
@@ -42,13 +47,35 @@ pub struct UnknownQueue;
 
 impl QueueName {
     /// Every queue.
-    pub const ALL: [Self; 4] =
-        [Self::GenerationCreate, Self::GenerationProbe, Self::WebhookDelivery, Self::BillingCreditGrant];
+    pub const ALL: [Self; 5] = [
+        Self::GenerationCreate,
+        Self::GenerationImage,
+        Self::GenerationProbe,
+        Self::WebhookDelivery,
+        Self::BillingCreditGrant,
+    ];
+
+    /// The lines of generation jobs. Whoever asks after `generation.create` means all of them.
+    pub const GENERATION: [Self; 2] = [Self::GenerationCreate, Self::GenerationImage];
+
+    /// The line that a job waits in.
+    pub fn of_kind(kind: CallKind) -> Self {
+        match kind {
+            CallKind::Text => Self::GenerationCreate,
+            CallKind::Image => Self::GenerationImage,
+        }
+    }
+
+    /// Whether its tasks stand for generation jobs.
+    pub fn is_generation(self) -> bool {
+        Self::GENERATION.contains(&self)
+    }
 
     /// The name that is stored and shown.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::GenerationCreate => "generation.create",
+            Self::GenerationImage => "generation.create.image",
             Self::GenerationProbe => "generation.probe",
             Self::WebhookDelivery => "webhook.delivery",
             Self::BillingCreditGrant => "billing.credit_grant",
@@ -115,7 +142,9 @@ impl TimesToLive {
     /// That of one queue.
     pub fn of(&self, queue: QueueName) -> Duration {
         match queue {
-            QueueName::GenerationCreate | QueueName::GenerationProbe => self.generation,
+            QueueName::GenerationCreate | QueueName::GenerationImage | QueueName::GenerationProbe => {
+                self.generation
+            }
             QueueName::WebhookDelivery => self.webhook,
             QueueName::BillingCreditGrant => self.billing,
         }

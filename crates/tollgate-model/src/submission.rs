@@ -8,38 +8,40 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::generation::{GenerationRequest, Message, Role};
-use crate::job_type::{DEFAULT_JOB_TYPE, JobTypes};
+use crate::generation::{Endpoint, GenerationRequest, Message, Role};
+use crate::image::{DEFAULT_SIZE, is_size};
+use crate::job_type::{DEFAULT_JOB_TYPE, JobType, JobTypes};
 
 /// A generation job, as a client posts it. All but the work itself (`messages` or `prompt`) may be left out.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schema(title = "Submission", examples(json!({"type": "text", "prompt": "Name three uses of a tollgate."})))]
 pub struct Submission {
-    /// `text` (the default) or a declared job type, such as `kb.ingest`.
+    /// `text` (the default), `image`, or a declared job type, such as `kb.ingest`.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub job_type: Option<String>,
     /// The provider's name of the model; the job type's model, or the configured one, if left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// The conversation that the model continues; either this or `prompt`.
+    /// The conversation that the model continues; either this or `prompt`. Refused for an image job.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "crate::object::list")]
     pub messages: Option<Vec<Message>>,
-    /// Short for one message of the user.
+    /// Short for one message of the user; of an image job, what the image is to show.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
-    /// Sampling temperature, 0 to 2.
+    /// Sampling temperature, 0 to 2; refused for an image job.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 2)]
     pub temperature: Option<f64>,
-    /// The most tokens to generate, at least 1.
+    /// The most tokens to generate, at least 1; refused for an image job.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 1_000_000)]
     pub max_tokens: Option<i64>,
-    /// Size of an image; refused for a text job.
+    /// Size of an image, `WIDTHxHEIGHT` or `auto`; `1024x1024` if left out. Refused for a text job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<String>,
-    /// For a repeatable answer, where the provider can do so.
+    /// For a repeatable answer, where the provider can do so. Image jobs of one prompt, seed, model and size have one
+    /// image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<i64>,
     /// 1 (first) to 10 (last); 5 if left out.
@@ -70,6 +72,8 @@ pub struct SubmissionRules {
     pub job_types: JobTypes,
     /// Deadline of a provider's call where the submission asks for none.
     pub default_timeout: Duration,
+    /// The same for an image job; images take longer.
+    pub image_timeout: Duration,
 }
 
 /// A submission that passed: complete, ready to be stored.
@@ -130,12 +134,14 @@ impl Submission {
             let known: Vec<_> = rules.job_types.names().collect();
             return refuse("type", format!("is not a known job type; known are {}", known.join(", ")));
         };
-        if self.size.is_some() {
+        let image = job_type.endpoint == Endpoint::Images;
+        let size = if image { self.image_size(job_type)? } else { None };
+        if !image && self.size.is_some() {
             return refuse("size", format!("applies to images; `{name}` is a text job"));
         }
         let messages = messages(self.messages, self.prompt)?;
         let model = self.model.or_else(|| job_type.model.clone());
-        let model = model.unwrap_or_else(|| rules.job_types.default_model().to_owned());
+        let model = model.unwrap_or_else(|| rules.job_types.default_model(job_type.endpoint).to_owned());
         if model.trim().is_empty() || model.len() > 200 {
             return refuse("model", "must have 1 to 200 characters");
         }
@@ -144,6 +150,7 @@ impl Submission {
         }
         let max_tokens = within("max_tokens", self.max_tokens, 1, 1_000_000)?;
         let timeout_ms: Option<u64> = within("timeout_ms", self.timeout_ms, 100, 600_000)?;
+        let default_timeout = if image { rules.image_timeout } else { rules.default_timeout };
         if let Some(at) = self.scheduled_at
             && at > now + Days::new(366)
         {
@@ -176,11 +183,33 @@ impl Submission {
                 temperature: self.temperature.or(job_type.temperature),
                 max_tokens: max_tokens.or(job_type.max_tokens),
                 seed: self.seed,
+                size,
                 params: job_type.params.clone(),
-                timeout: timeout_ms.map_or(rules.default_timeout, Duration::from_millis),
+                timeout: timeout_ms.map_or(default_timeout, Duration::from_millis),
             },
             metadata,
         })
+    }
+
+    /// An image job is a prompt and a size; what else a text job takes means nothing to it.
+    fn image_size(&self, job_type: &JobType) -> Result<Option<String>, InvalidSubmission> {
+        for (field, given) in [
+            ("messages", self.messages.is_some()),
+            ("temperature", self.temperature.is_some()),
+            ("max_tokens", self.max_tokens.is_some()),
+        ] {
+            if given {
+                return refuse(field, "is not for an image job, which takes a `prompt`");
+            }
+        }
+        if self.prompt.is_none() {
+            return refuse("prompt", "is required: it says what the image is to show");
+        }
+        let size = self.size.as_deref().or(job_type.size.as_deref()).unwrap_or(DEFAULT_SIZE);
+        if !is_size(size) {
+            return refuse("size", "must be WIDTHxHEIGHT, such as 1024x1024, or auto");
+        }
+        Ok(Some(size.to_owned()))
     }
 }
 
@@ -242,8 +271,9 @@ mod tests {
 
     fn accept(body: Value) -> Result<AcceptedJob, String> {
         let rules = SubmissionRules {
-            job_types: JobTypes::new("default-model".into(), BTreeMap::new()).unwrap(),
+            job_types: JobTypes::new("default-model".into(), "image-model".into(), BTreeMap::new()).unwrap(),
             default_timeout: Duration::from_secs(30),
+            image_timeout: Duration::from_mins(1),
         };
         let submission: Submission = serde_json::from_value(body).map_err(|error| error.to_string())?;
         let now = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
@@ -279,6 +309,21 @@ mod tests {
     }
 
     #[test]
+    fn an_image_job_is_a_prompt_and_a_size() {
+        let job = accept(json!({"type": "image", "prompt": "a gate"})).unwrap();
+        assert_eq!((job.request.endpoint, job.request.prompt()), (Endpoint::Images, "a gate"));
+        assert_eq!(
+            (job.request.model.as_str(), job.request.size.as_deref()),
+            ("image-model", Some("1024x1024"))
+        );
+        assert_eq!(job.request.timeout, Duration::from_mins(1));
+        let own =
+            accept(json!({"type": "image", "prompt": "a", "size": "auto", "seed": 7, "timeout_ms": 900}));
+        let own = own.unwrap().request;
+        assert_eq!((own.size.as_deref(), own.seed, own.timeout.as_millis()), (Some("auto"), Some(7), 900));
+    }
+
+    #[test]
     fn each_bad_field_is_named() {
         for (body, named) in [
             (json!({}), "`messages`"),
@@ -287,6 +332,12 @@ mod tests {
             (json!({"prompt": "a", "messages": [{"role": "user", "content": "a"}]}), "`prompt`"),
             (json!({"prompt": "a", "type": "nope"}), "kb.ingest"),
             (json!({"prompt": "a", "size": "1x1"}), "`size`"),
+            (json!({"type": "image"}), "`prompt`"),
+            (json!({"type": "image", "prompt": " "}), "`prompt`"),
+            (json!({"type": "image", "messages": [{"role": "user", "content": "a"}]}), "`messages`"),
+            (json!({"type": "image", "prompt": "a", "temperature": 1}), "`temperature`"),
+            (json!({"type": "image", "prompt": "a", "max_tokens": 1}), "`max_tokens`"),
+            (json!({"type": "image", "prompt": "a", "size": "big"}), "`size`"),
             (json!({"prompt": "a", "max_tokens": -1}), "`max_tokens`"),
             (json!({"prompt": "a", "max_tokens": 0}), "`max_tokens`"),
             (json!({"prompt": "a", "priority": 11}), "`priority`"),

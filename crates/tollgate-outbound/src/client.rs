@@ -19,9 +19,12 @@
 //! interrupt it; it holds no socket of the call and ends by the resolver's own timeouts.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use url::{Host, Url};
+
+use crate::address::PublicOnly;
 
 /// Connections that are kept for one host. Beyond it a call opens its own and closes it afterwards.
 const MAX_IDLE_CONNECTIONS: usize = 64;
@@ -44,6 +47,9 @@ pub enum ClientError {
     /// A key that no HTTP header can carry; most often two lines were pasted.
     #[error("the API key holds characters that no HTTP header can carry")]
     ApiKey,
+    /// A bucket that cannot be.
+    #[error("the image store cannot be used: {0}")]
+    Store(String),
     /// The TLS side refused, most often for want of certificates.
     #[error("the HTTP client cannot be built (does this machine have CA certificates?): {0}")]
     Build(String),
@@ -66,15 +72,7 @@ pub(crate) fn build(base: &Url, connect_timeout: Duration) -> Result<reqwest::Cl
     if !base.username().is_empty() || base.password().is_some() {
         return Err(ClientError::Credentials);
     }
-    install_crypto_provider();
-    let mut builder = reqwest::Client::builder()
-        .user_agent(USER_AGENT)
-        .connect_timeout(connect_timeout)
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .http1_only()
-        .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
-        .pool_idle_timeout(IDLE_TIMEOUT);
+    let mut builder = builder(connect_timeout);
     if is_loopback(base) {
         builder = builder.no_proxy();
     }
@@ -82,6 +80,24 @@ pub(crate) fn build(base: &Url, connect_timeout: Duration) -> Result<reqwest::Cl
         builder = builder.tls_certs_only([]);
     }
     builder.build().map_err(|error| ClientError::Build(causes(&error)))
+}
+
+/// A client for hosts that others name: of the public internet alone, and past any proxy.
+pub(crate) fn build_outside(connect_timeout: Duration) -> Result<reqwest::Client, ClientError> {
+    let builder = builder(connect_timeout).no_proxy().dns_resolver(Arc::new(PublicOnly));
+    builder.build().map_err(|error| ClientError::Build(causes(&error)))
+}
+
+fn builder(connect_timeout: Duration) -> reqwest::ClientBuilder {
+    install_crypto_provider();
+    reqwest::Client::builder()
+        .user_agent(USER_AGENT)
+        .connect_timeout(connect_timeout)
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .http1_only()
+        .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
+        .pool_idle_timeout(IDLE_TIMEOUT)
 }
 
 /// `base` with `segments` behind its path; a query of the base, such as Azure's `api-version`, stays.

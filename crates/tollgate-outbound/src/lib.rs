@@ -13,8 +13,12 @@
 //! **Architecture invariant:** `tollgate-store` and `tollgate-domain` cannot see this crate, and this crate
 //! cannot see them; no call to a provider can happen inside a database transaction.
 
+mod address;
 mod body;
 mod client;
+mod download;
+mod image_store;
+mod limits;
 mod message;
 mod nul;
 mod openai;
@@ -26,6 +30,7 @@ mod tollgate;
 mod tests;
 
 pub use client::{ClientError, install_crypto_provider};
+pub use image_store::{ImageStore, ImageStoreError, ImageStoreKind, S3Config};
 pub use openai::{OpenAi, OpenAiConfig};
 pub use provider::Provider;
 pub use tollgate::{ApiError, Page, TollgateClient};

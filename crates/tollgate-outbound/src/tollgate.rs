@@ -127,6 +127,11 @@ impl TollgateClient {
         self.call(Method::POST, &format!("v1/jobs/{id}/cancel"), &[], None).await
     }
 
+    /// A path of this Tollgate as a whole URL; what is one already stays as it is.
+    pub fn whole(&self, url: &str) -> String {
+        self.url.join(url).map_or_else(|_| url.to_owned(), Into::into)
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,

@@ -22,7 +22,7 @@ pub struct Behaviour {
     pub requests_per_minute: Option<u32>,
     /// The key that `/v1` asks for. Without it any key, or none, will do.
     pub api_key: Option<String>,
-    /// The `Retry-After` of a `rate_limit` fault that does not state its own.
+    /// The `Retry-After` of a `rate_limit` or `slow_down` fault that does not state its own.
     pub retry_after: RetryAfter,
     /// How probable each fault is.
     pub faults: Faults,
@@ -50,6 +50,14 @@ pub struct Faults {
     pub insufficient_quota: f64,
     /// Of [`Fault::BadRequest`].
     pub bad_request: f64,
+    /// Of [`Fault::SlowDown`].
+    pub slow_down: f64,
+    /// Of [`Fault::Unauthorized`].
+    pub unauthorized: f64,
+    /// Of [`Fault::NoImageUrl`].
+    pub no_image_url: f64,
+    /// Of [`Fault::EmptyImageUrl`].
+    pub empty_image_url: f64,
 }
 
 /// Why a [`Behaviour`] is refused.
@@ -138,7 +146,7 @@ impl Faults {
         Fault::Ok
     }
 
-    fn entries(&self) -> [(Fault, f64); 9] {
+    fn entries(&self) -> [(Fault, f64); 13] {
         [
             (Fault::RateLimit, self.rate_limit),
             (Fault::ServerError, self.server_error),
@@ -149,6 +157,10 @@ impl Faults {
             (Fault::Truncated, self.truncated),
             (Fault::InsufficientQuota, self.insufficient_quota),
             (Fault::BadRequest, self.bad_request),
+            (Fault::SlowDown, self.slow_down),
+            (Fault::Unauthorized, self.unauthorized),
+            (Fault::NoImageUrl, self.no_image_url),
+            (Fault::EmptyImageUrl, self.empty_image_url),
         ]
     }
 

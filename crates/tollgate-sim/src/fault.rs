@@ -33,6 +33,15 @@ pub enum Fault {
     InsufficientQuota,
     /// 400 `content_policy_violation` at once.
     BadRequest,
+    /// 429 `slow_down` at once, or 503 as it was before: too much more than a moment ago. With the `Retry-After` that is
+    /// asked for.
+    SlowDown,
+    /// 401 `invalid_api_key` at once.
+    Unauthorized,
+    /// Of an image: after the latency 200, without the image and without a URL. A proper answer to anything else.
+    NoImageUrl,
+    /// Of an image: after the latency 200, with an empty URL. A proper answer to anything else.
+    EmptyImageUrl,
 }
 
 impl Fault {
@@ -49,6 +58,10 @@ impl Fault {
             Self::Truncated => "truncated",
             Self::InsufficientQuota => "insufficient_quota",
             Self::BadRequest => "bad_request",
+            Self::SlowDown => "slow_down",
+            Self::Unauthorized => "unauthorized",
+            Self::NoImageUrl => "no_image_url",
+            Self::EmptyImageUrl => "empty_image_url",
         }
     }
 
@@ -57,9 +70,23 @@ impl Fault {
         matches!(self, Self::Ok | Self::SilentBody | Self::Reset | Self::Malformed | Self::Truncated)
     }
 
+    /// Whether it says when to come back.
+    pub(crate) const fn says_when(self) -> bool {
+        matches!(self, Self::RateLimit | Self::SlowDown)
+    }
+
+    /// The statuses that it may have, if there is a choice.
+    pub(crate) const fn statuses(self) -> Option<&'static [std::ops::RangeInclusive<u16>]> {
+        match self {
+            Self::ServerError => Some(&[500..=599]),
+            Self::SlowDown => Some(&[429..=429, 503..=503]),
+            _ => None,
+        }
+    }
+
     /// Whether the latency is waited for. Real providers refuse at once, and fail after working a while.
     pub(crate) const fn takes_time(self) -> bool {
-        self.carries_text() || matches!(self, Self::ServerError)
+        self.carries_text() || matches!(self, Self::ServerError | Self::NoImageUrl | Self::EmptyImageUrl)
     }
 }
 

@@ -9,6 +9,8 @@
 //! | Route | |
 //! |---|---|
 //! | `POST /v1/chat/completions`, `POST /v1/responses` | whole answers; `stream: true` and `n` above 1 are refused |
+//! | `POST /v1/images/generations` | a small PNG that depends on the prompt: as `b64_json`, or by URL for `response_format: url` and for `dall-e-…` |
+//! | `GET /images/…` | what those URLs name |
 //! | `GET /v1/models` | one model; every other name is accepted too |
 //! | `GET /sim/stats` | [`Stats`] |
 //! | `GET /sim/request-ids` | how often each `x-client-request-id` arrived, `{"id": n}` |
@@ -44,6 +46,7 @@ mod control;
 mod fault;
 mod latency;
 mod openai;
+mod picture;
 mod plan;
 mod prompt;
 mod provider;

@@ -1,17 +1,20 @@
 //! Replies in OpenAI's shape.
 
 use hyper::StatusCode;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::clock;
 use crate::plan::Action;
 use crate::prompt::{Api, Prompt, tokens};
 
-/// In every chat completion, so that nobody takes one for a model's.
+/// In every chat completion and every image's reply, so that nobody takes one for a model's.
 const FINGERPRINT: &str = "fp_tollgate_simulated";
 
 /// What `/v1/models` lists, and what every reply's model ends in.
 const SUFFIX: &str = "-simulated";
+
+/// What the vendor counts for a square image of low quality.
+const IMAGE_TOKENS: u64 = 272;
 
 /// How many words of the question an answer repeats.
 const ECHOED_WORDS: usize = 12;
@@ -49,6 +52,24 @@ impl ApiError {
                 StatusCode::TOO_MANY_REQUESTS,
                 format!("Rate limit reached for {model} on requests per minute (simulated)."),
             )
+        }
+    }
+
+    /// Within its limits, but too much more than a moment ago.
+    pub(crate) fn slow_down(status: StatusCode, retry_after: Option<String>) -> Self {
+        Self {
+            kind: "rate_limit_error",
+            code: Some("slow_down"),
+            retry_after,
+            ..Self::new(status, "Your traffic grew too quickly: slow down, and grow gradually (simulated).")
+        }
+    }
+
+    /// Another key than the right one.
+    pub(crate) fn unauthorized() -> Self {
+        Self {
+            code: Some("invalid_api_key"),
+            ..Self::new(StatusCode::UNAUTHORIZED, "Incorrect API key provided (simulated).")
         }
     }
 
@@ -105,12 +126,36 @@ pub(crate) fn models() -> Value {
 
 /// A proper answer to this prompt.
 pub(crate) fn answer(api: Api, id: &str, prompt: &Prompt, action: &Action) -> Value {
+    if let Some(picture) = &prompt.picture {
+        let asked = action.text.as_ref().unwrap_or(&prompt.text);
+        let (field, value) = picture.datum(asked);
+        return image(prompt, &[(field, &value)]);
+    }
     let text = action.text.clone().unwrap_or_else(|| made_up(&prompt.question));
     let (text, complete) = cut(text, prompt.max_tokens);
     match api {
         Api::Chat => chat(id, prompt, &text, complete),
-        Api::Responses => response(id, prompt, &text, complete),
+        // An image has been answered above.
+        Api::Responses | Api::Images => response(id, prompt, &text, complete),
     }
+}
+
+/// A reply to the request for an image, with these fields in its `data`.
+pub(crate) fn image(prompt: &Prompt, datum: &[(&str, &str)]) -> Value {
+    let datum: Map<_, _> = datum.iter().map(|(field, value)| ((*field).to_owned(), json!(value))).collect();
+    let (input, output) = (prompt.tokens, IMAGE_TOKENS);
+    json!({
+        "created": clock::unix_seconds(),
+        "data": [datum],
+        "output_format": "png",
+        "usage": {
+            "input_tokens": input,
+            "input_tokens_details": {"image_tokens": 0, "text_tokens": input},
+            "output_tokens": output,
+            "total_tokens": input + output,
+        },
+        "system_fingerprint": FINGERPRINT,
+    })
 }
 
 fn made_up(question: &str) -> String {

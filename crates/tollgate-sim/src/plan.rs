@@ -1,6 +1,6 @@
 //! Decides what each request meets: the rate limit, then the script, then chance.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -49,9 +49,10 @@ pub(crate) struct Action {
     pub(crate) fault: Fault,
     pub(crate) latency: Duration,
     pub(crate) retry_after: RetryAfter,
-    /// Of a server error.
+    /// Of a server error, or of a word to slow down.
     pub(crate) status: StatusCode,
     pub(crate) text: Option<String>,
+    pub(crate) headers: BTreeMap<String, String>,
 }
 
 /// The decision on one request.
@@ -167,6 +168,7 @@ impl Plan {
         let scripted = step.is_some();
         let step = step.unwrap_or_default();
         let fault = if scripted { step.fault } else { drawn_fault };
+        let status = if fault == Fault::SlowDown { StatusCode::TOO_MANY_REQUESTS } else { drawn_status };
         let latency = match step.latency_ms {
             Some(ms) => Duration::from_millis(ms.into()),
             None if fault.takes_time() => drawn_latency,
@@ -176,8 +178,9 @@ impl Plan {
             fault,
             latency,
             retry_after: step.retry_after.unwrap_or(behaviour.retry_after),
-            status: step.status.and_then(|code| StatusCode::from_u16(code).ok()).unwrap_or(drawn_status),
+            status: step.status.and_then(|code| StatusCode::from_u16(code).ok()).unwrap_or(status),
             text: step.text,
+            headers: step.headers,
         }
     }
 }

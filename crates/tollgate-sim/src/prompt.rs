@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::openai::ApiError;
+use crate::picture::Picture;
 
 /// The two ways to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +12,8 @@ pub(crate) enum Api {
     Chat,
     /// `/v1/responses`
     Responses,
+    /// `/v1/images/generations`
+    Images,
 }
 
 /// What is asked.
@@ -26,6 +29,8 @@ pub(crate) struct Prompt {
     /// The size of `text`.
     pub(crate) tokens: u64,
     pub(crate) max_tokens: Option<u32>,
+    /// Of Images.
+    pub(crate) picture: Option<Picture>,
 }
 
 /// Tokens by the usual rule of thumb: one for every four characters, rounded up. No tokenizer agrees exactly, and
@@ -40,6 +45,7 @@ impl Api {
         match self {
             Self::Chat => "chatcmpl-",
             Self::Responses => "resp_",
+            Self::Images => "img_",
         }
     }
 
@@ -48,6 +54,7 @@ impl Api {
         match self {
             Self::Chat => "messages",
             Self::Responses => "input",
+            Self::Images => "prompt",
         }
     }
 
@@ -56,11 +63,12 @@ impl Api {
         match self {
             Self::Chat => &["max_completion_tokens", "max_tokens"],
             Self::Responses => &["max_output_tokens"],
+            Self::Images => &[],
         }
     }
 
-    /// Reads a request's body.
-    pub(crate) fn read(self, body: &[u8]) -> Result<Prompt, ApiError> {
+    /// Reads a request's body. `host`: what the client calls us.
+    pub(crate) fn read(self, body: &[u8], host: Option<&str>) -> Result<Prompt, ApiError> {
         let Ok(Value::Object(body)) = serde_json::from_slice(body) else {
             let message = "We could not parse the JSON body of your request: a JSON object is expected.";
             return Err(ApiError::new(hyper::StatusCode::BAD_REQUEST, message));
@@ -78,6 +86,7 @@ impl Api {
         };
         refuse_unsupported(&body)?;
         let max_tokens = self.max_tokens(&body)?;
+        let picture = if self == Self::Images { Some(picture(&model, &body, host)?) } else { None };
         let instructions = match body.get("instructions") {
             Some(Value::String(text)) if self == Self::Responses => Some(text.clone()),
             _ => None,
@@ -94,7 +103,7 @@ impl Api {
                 format!("Invalid '{field}': the prompt is blank."),
             ));
         }
-        Ok(Prompt { model, instructions, question, tokens: tokens(&text), text, max_tokens })
+        Ok(Prompt { model, instructions, question, tokens: tokens(&text), text, max_tokens, picture })
     }
 
     fn messages(self, body: &Map<String, Value>) -> Result<Vec<String>, ApiError> {
@@ -105,7 +114,8 @@ impl Api {
                 "missing_required_parameter",
                 format!("Missing required parameter: '{field}'."),
             )),
-            Some(Value::String(text)) if self == Self::Responses => Ok(vec![text.clone()]),
+            Some(Value::String(text)) if self != Self::Chat => Ok(vec![text.clone()]),
+            Some(_) if self == Self::Images => Err(wrong_type(field, "a string")),
             Some(Value::Array(messages)) if messages.is_empty() => Err(ApiError::param(
                 field,
                 "empty_array",
@@ -165,6 +175,27 @@ impl Api {
     }
 }
 
+/// The older models answer with a URL, unless they are told otherwise; the newer ones have no choice, but here they may be
+/// told too.
+fn picture(model: &str, body: &Map<String, Value>, host: Option<&str>) -> Result<Picture, ApiError> {
+    let size = match body.get("size") {
+        None | Some(Value::Null) => "auto",
+        Some(Value::String(size)) => size,
+        Some(_) => return Err(wrong_type("size", "a string")),
+    };
+    let Some(picture) = Picture::of_size(size) else {
+        return Err(ApiError::param("size", "invalid_value", format!("Invalid value: '{size}'.")));
+    };
+    let by_url = match body.get("response_format") {
+        None | Some(Value::Null) => model.starts_with("dall-e-"),
+        Some(format) if format == "url" => true,
+        Some(format) if format == "b64_json" => false,
+        Some(_) => return Err(wrong_type("response_format", "'url' or 'b64_json'")),
+    };
+    let at = by_url.then(|| host.unwrap_or("localhost").to_owned());
+    Ok(Picture { at, ..picture })
+}
+
 /// What would change the shape of the reply is refused rather than ignored.
 fn refuse_unsupported(body: &Map<String, Value>) -> Result<(), ApiError> {
     let unsupported = |field, message| Err(ApiError::param(field, "unsupported_value", message));
@@ -193,7 +224,7 @@ mod tests {
     use super::*;
 
     fn read(api: Api, body: &Value) -> Result<Prompt, ApiError> {
-        api.read(body.to_string().as_bytes())
+        api.read(body.to_string().as_bytes(), Some("sim:1"))
     }
 
     #[test]
@@ -239,7 +270,7 @@ mod tests {
             );
         }
         for body in ["", "{", "[]", "null", "\u{fffd}"] {
-            assert_eq!(Api::Chat.read(body.as_bytes()).unwrap_err().kind, "invalid_request_error");
+            assert_eq!(Api::Chat.read(body.as_bytes(), None).unwrap_err().kind, "invalid_request_error");
         }
     }
 
@@ -261,6 +292,30 @@ mod tests {
             let prompt = read(Api::Responses, &body).unwrap();
             assert_eq!((prompt.text.as_str(), prompt.question.as_str()), ("be brief\nwhy", "why"));
             assert_eq!((prompt.max_tokens, prompt.instructions.as_deref()), (Some(20), Some("be brief")));
+        }
+    }
+
+    #[test]
+    fn an_image_is_a_prompt_and_a_size() {
+        let at = |body: Value| read(Api::Images, &body).unwrap().picture.unwrap().at;
+        let url = Some("sim:1".to_owned());
+        assert_eq!(
+            at(json!({"model": "gpt-image-1", "prompt": "a gate", "n": 1, "size": "1024x1024"})),
+            None
+        );
+        assert_eq!(at(json!({"model": "gpt-image-1", "prompt": "a gate", "response_format": "url"})), url);
+        assert_eq!(at(json!({"model": "dall-e-3", "prompt": "a gate"})), url);
+        assert_eq!(at(json!({"model": "dall-e-3", "prompt": "a gate", "response_format": "b64_json"})), None);
+        for (body, param) in [
+            (json!({"model": "m"}), "prompt"),
+            (json!({"model": "m", "prompt": " "}), "prompt"),
+            (json!({"model": "m", "prompt": ["a"]}), "prompt"),
+            (json!({"model": "m", "prompt": "a", "size": "big"}), "size"),
+            (json!({"model": "m", "prompt": "a", "size": 1}), "size"),
+            (json!({"model": "m", "prompt": "a", "n": 2}), "n"),
+            (json!({"model": "m", "prompt": "a", "response_format": "gif"}), "response_format"),
+        ] {
+            assert_eq!(read(Api::Images, &body).unwrap_err().param, Some(param), "{body}");
         }
     }
 

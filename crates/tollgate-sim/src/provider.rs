@@ -1,8 +1,9 @@
 //! `/v1`: one generation request, from its arrival to its reply or its fault.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Request, Response, StatusCode, body::Incoming};
 use tokio::time::{Instant, sleep_until};
 
@@ -55,7 +56,9 @@ pub(crate) async fn generate(
         Some(action) => {
             shared.counters.decided(action.fault);
             sleep_until(arrived + action.latency).await;
-            act(shared, cutter, api, &prompt, &action).await
+            let mut reply = act(shared, cutter, api, &prompt, &action).await;
+            add_headers(reply.headers_mut(), &action.headers);
+            reply
         }
     };
     if let Some(limit) = verdict.limit {
@@ -78,8 +81,7 @@ pub(crate) fn authorize(shared: &Shared, headers: &HeaderMap) -> Result<(), ApiE
     if token.trim() == key {
         return Ok(());
     }
-    let error = ApiError::new(StatusCode::UNAUTHORIZED, "Incorrect API key provided (simulated).");
-    Err(ApiError { code: Some("invalid_api_key"), ..error })
+    Err(ApiError::unauthorized())
 }
 
 enum Refusal {
@@ -95,8 +97,9 @@ impl From<ApiError> for Refusal {
 
 async fn understand(shared: &Shared, api: Api, request: Request<Incoming>) -> Result<Prompt, Refusal> {
     authorize(shared, request.headers())?;
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
     match body::read(request.into_body()).await {
-        Ok(body) => Ok(api.read(&body)?),
+        Ok(body) => Ok(api.read(&body, host.as_deref())?),
         Err(BodyError::TooLarge) => Err(too_large().into()),
         Err(BodyError::Broken) => Err(Refusal::Broken),
     }
@@ -123,13 +126,19 @@ async fn act(
         Fault::RateLimit => failure(&ApiError::rate_limit(&prompt.model, action.retry_after.header())),
         Fault::InsufficientQuota => failure(&ApiError::insufficient_quota()),
         Fault::BadRequest => failure(&ApiError::content_policy()),
+        Fault::SlowDown => failure(&ApiError::slow_down(action.status, action.retry_after.header())),
+        Fault::Unauthorized => failure(&ApiError::unauthorized()),
+        Fault::NoImageUrl if api == Api::Images => json(StatusCode::OK, &openai::image(prompt, &[])),
+        Fault::EmptyImageUrl if api == Api::Images => {
+            json(StatusCode::OK, &openai::image(prompt, &[("url", "")]))
+        }
         Fault::ServerError => failure(&ApiError::server(action.status)),
         Fault::Malformed => answer().map(ReplyBody::halved),
         Fault::Hang => std::future::pending().await,
         Fault::SilentBody => answer().map(ReplyBody::then_silence),
         Fault::Reset => answer().map(|body| body.then_cut(Ending::Reset, cutter.clone())),
         Fault::Truncated => answer().map(|body| body.then_cut(Ending::Close, cutter.clone())),
-        Fault::Ok => answer(),
+        Fault::Ok | Fault::NoImageUrl | Fault::EmptyImageUrl => answer(),
     }
 }
 
@@ -140,6 +149,16 @@ pub(crate) fn failure(error: &ApiError) -> Response<ReplyBody> {
         reply.headers_mut().insert(RETRY_AFTER, value);
     }
     reply
+}
+
+/// What a step says, in the place of what was said before.
+fn add_headers(headers: &mut HeaderMap, scripted: &BTreeMap<String, String>) {
+    for (name, value) in scripted {
+        // The step has been looked at.
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value)) {
+            headers.insert(name, value);
+        }
+    }
 }
 
 fn add_limit(headers: &mut HeaderMap, limit: Limit) {

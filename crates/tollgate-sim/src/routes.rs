@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::body::{self, BodyError, Cutter, ReplyBody};
 use crate::control::Control;
 use crate::openai::{self, ApiError};
+use crate::picture;
 use crate::prompt::Api;
 use crate::provider::{authorize, failure, generate, too_large};
 use crate::state::Shared;
@@ -27,6 +28,11 @@ pub(crate) async fn route(
     let mut reply = match (request.method(), path.as_str()) {
         (&Method::POST, "/v1/chat/completions") => generate(shared, cutter, Api::Chat, request).await,
         (&Method::POST, "/v1/responses") => generate(shared, cutter, Api::Responses, request).await,
+        (&Method::POST, "/v1/images/generations") => generate(shared, cutter, Api::Images, request).await,
+        (&Method::GET, path) if path.starts_with("/images/") => match picture::file(path) {
+            Some(file) => png(file),
+            None => no_route(&Method::GET, path),
+        },
         (&Method::GET, "/v1/models") => match authorize(shared, request.headers()) {
             Ok(()) => json(StatusCode::OK, &openai::models()),
             Err(error) => failure(&error),
@@ -97,7 +103,11 @@ fn bad(message: impl Into<String>) -> ApiError {
 fn allowed(path: &str) -> Option<&'static str> {
     match path {
         "/v1/models" | "/sim/stats" | "/sim/request-ids" => Some("GET"),
-        "/v1/chat/completions" | "/v1/responses" | "/sim/script" | "/sim/reset" => Some("POST"),
+        "/v1/chat/completions"
+        | "/v1/responses"
+        | "/v1/images/generations"
+        | "/sim/script"
+        | "/sim/reset" => Some("POST"),
         "/sim/faults" => Some("GET, PUT"),
         _ => None,
     }
@@ -113,6 +123,12 @@ fn no_route(method: &Method, path: &str) -> Response<ReplyBody> {
     let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message);
     let mut reply = failure(&ApiError { code: Some("method_not_supported"), ..error });
     reply.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    reply
+}
+
+fn png(file: Vec<u8>) -> Response<ReplyBody> {
+    let mut reply = Response::new(ReplyBody::whole(file));
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("image/png"));
     reply
 }
 

@@ -1,5 +1,7 @@
 //! Scripted answers: what the next request, or every request with a certain prompt, is to meet.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::behaviour::MAX_LATENCY_MS;
@@ -33,15 +35,18 @@ pub struct Step {
     /// Instead of a drawn latency, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<u32>,
-    /// Instead of the made-up answer; `max_tokens` still cuts it.
+    /// Instead of the made-up answer; `max_tokens` still cuts it. Of an image: what it depends on instead of the prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// For `rate_limit`.
+    /// For `rate_limit` and `slow_down`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<RetryAfter>,
-    /// For `server_error`, 500 to 599.
+    /// For `server_error`, 500 to 599; for `slow_down`, 429 or 503.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
+    /// What the reply says of limits beside that: `retry-after`, `retry-after-ms`, `x-ratelimit-…`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
 }
 
 /// Why a [`Step`] is refused.
@@ -65,6 +70,12 @@ pub enum StepError {
     /// Not a server's error.
     #[error("status must be from 500 to 599, not {0}")]
     Status(u16),
+    /// Neither the status of today nor that of before.
+    #[error("status of slow_down must be 429 or 503, not {0}")]
+    SlowDownStatus(u16),
+    /// A header that is not about limits, or a value that no header can carry.
+    #[error("headers.{0}: only retry-after, retry-after-ms and x-ratelimit-… can be set, to visible ASCII")]
+    Header(String),
     /// Longer than [`MAX_LATENCY_MS`].
     #[error("latency_ms must be at most {MAX_LATENCY_MS} (ten minutes), not {0}")]
     LatencyTooLong(u32),
@@ -120,6 +131,13 @@ impl Step {
         Self { status: Some(status), ..self }
     }
 
+    /// With this header, of those that speak of limits.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.insert(name.into(), value.into());
+        self
+    }
+
     /// Whether this can be done; otherwise the first thing that is wrong.
     pub fn validate(&self) -> Result<(), StepError> {
         let fault = self.fault;
@@ -143,15 +161,27 @@ impl Step {
             Some(ms) if ms > MAX_LATENCY_MS => return Err(StepError::LatencyTooLong(ms)),
             _ => {}
         }
-        if self.retry_after.is_some() && fault != Fault::RateLimit {
+        if self.retry_after.is_some() && !fault.says_when() {
             return meaningless("retry_after");
         }
-        match self.status {
-            Some(_) if fault != Fault::ServerError => meaningless("status"),
-            Some(status) if !(500..=599).contains(&status) => Err(StepError::Status(status)),
-            _ => Ok(()),
+        if let Some((name, _)) = self.headers.iter().find(|(name, value)| !is_limit(name, value)) {
+            return Err(StepError::Header(name.clone()));
+        }
+        let Some(status) = self.status else { return Ok(()) };
+        match fault.statuses() {
+            None => meaningless("status"),
+            Some(statuses) if statuses.iter().any(|range| range.contains(&status)) => Ok(()),
+            Some(_) if fault == Fault::SlowDown => Err(StepError::SlowDownStatus(status)),
+            Some(_) => Err(StepError::Status(status)),
         }
     }
+}
+
+/// Whether a header is one of those that speak of limits, and whole.
+fn is_limit(name: &str, value: &str) -> bool {
+    let known = name.starts_with("x-ratelimit-") || ["retry-after", "retry-after-ms"].contains(&name);
+    let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    known && plain && value.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')
 }
 
 #[cfg(test)]
@@ -170,6 +200,16 @@ mod tests {
             (json!({"retry_after": "2"}), "retry_after has no meaning for ok"),
             (json!({"fault": "reset", "status": 500}), "status has no meaning for reset"),
             (json!({"fault": "server_error", "status": 404}), "status must be from 500 to 599, not 404"),
+            (json!({"status": 503}), "status has no meaning for ok"),
+            (json!({"fault": "slow_down", "status": 500}), "status of slow_down must be 429 or 503, not 500"),
+            (
+                json!({"headers": {"content-length": "1"}}),
+                "headers.content-length: only retry-after, retry-after-ms and x-ratelimit-… can be set, to visible ASCII",
+            ),
+            (
+                json!({"headers": {"retry-after": "1\r\nx: y"}}),
+                "headers.retry-after: only retry-after, retry-after-ms and x-ratelimit-… can be set, to visible ASCII",
+            ),
             (json!({"latency_ms": 600_001}), "latency_ms must be at most 600000 (ten minutes), not 600001"),
             (json!({"text": "x".repeat(MAX_TEXT_BYTES + 1)}), "text must be at most 1048576 bytes long"),
         ] {

@@ -10,11 +10,14 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::types::Json;
 use tollgate_model::generation::{GenerationOutput, Usage};
-use tollgate_model::job::{Job, JobCredits, JobError, JobEvent, JobEventKind, JobOutput, JobStatus};
+use tollgate_model::job::{
+    Job, JobCredits, JobError, JobEvent, JobEventKind, JobImage, JobOutput, JobStatus,
+};
 use tollgate_model::queue::ClaimedTask;
 use tollgate_model::submission::AcceptedJob;
 use uuid::Uuid;
 
+use crate::images::media_type;
 use crate::{Result, TenantTx};
 
 /// Stores a job and its first event.
@@ -228,13 +231,23 @@ struct JobRow {
     prompt_tokens: Option<i64>,
     completion_tokens: Option<i64>,
     total_tokens: Option<i64>,
+    image: Option<Uuid>,
+    image_url: Option<String>,
+    media_type: Option<String>,
+    byte_length: Option<i64>,
 }
 
 impl From<JobRow> for Job {
     fn from(row: JobRow) -> Self {
+        let image = row.image.map(|id| JobImage {
+            id,
+            url: row.image_url.unwrap_or_default(),
+            media_type: media_type(&row.media_type.unwrap_or_default()),
+            bytes: row.byte_length.unwrap_or_default(),
+        });
         let output = row.text.map(|text| JobOutput {
             text,
-            images: Vec::new(),
+            images: image.into_iter().collect(),
             provider: row.provider.unwrap_or_default(),
             model: row.model.unwrap_or_default(),
             latency_ms: row.latency_ms.unwrap_or_default(),
@@ -278,8 +291,11 @@ macro_rules! select_jobs {
                       j.scheduled_at, j.started_at, j.finished_at, j.error_code, j.error_message, j.credits_held,
                       j.credits_charged, j.metadata, r.text AS "text?", r.provider AS "provider?", r.model AS "model?",
                       r.latency_ms AS "latency_ms?", r.prompt_tokens AS "prompt_tokens?",
-                      r.completion_tokens AS "completion_tokens?", r.total_tokens AS "total_tokens?"
+                      r.completion_tokens AS "completion_tokens?", r.total_tokens AS "total_tokens?", i.id AS "image?",
+                      i.url AS "image_url?", i.media_type AS "media_type?", i.byte_length AS "byte_length?"
                FROM app.jobs j LEFT JOIN app.job_results r ON r.account_id = j.account_id AND r.job_id = j.id
+               LEFT JOIN app.job_images b ON b.account_id = j.account_id AND b.job_id = j.id
+               LEFT JOIN app.images i ON i.account_id = b.account_id AND i.id = b.image_id
                WHERE j.account_id = $1 AND "# + $condition,
             $($argument),+
         )

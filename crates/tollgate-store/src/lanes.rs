@@ -89,15 +89,16 @@ pub async fn put_to_sleep(
     .await
 }
 
-/// How many tasks the transaction's account, or the one given, has in a queue: a sum over its shards.
-pub async fn lane_counts(tx: &mut impl Tx, queue: QueueName, account: AccountId) -> Result<QueueCounts> {
+/// How many tasks an account has in these queues together: a sum over its shards.
+pub async fn lane_counts(tx: &mut impl Tx, queues: &[QueueName], account: AccountId) -> Result<QueueCounts> {
+    let queues: Vec<&str> = queues.iter().map(|queue| queue.as_str()).collect();
     sqlx::query_as!(
         QueueCounts,
         r#"SELECT coalesce(sum(queued), 0)::bigint AS "queued!", coalesce(sum(running), 0)::bigint AS "running!",
                   coalesce(sum(done), 0)::bigint AS "done!", coalesce(sum(failed), 0)::bigint AS "failed!"
-           FROM queue.lane_counts WHERE account_id = $1 AND queue = $2"#,
+           FROM queue.lane_counts WHERE account_id = $1 AND queue = ANY ($2)"#,
         account.0,
-        queue.as_str(),
+        &queues as _,
     )
     .fetch_one(tx.connection())
     .await

@@ -9,9 +9,12 @@
 mod accounts;
 mod connect;
 mod dead_letters;
+mod guard;
+mod images;
 mod jobs;
 mod keys;
 mod lanes;
+mod legacy;
 mod migrate;
 mod retention;
 mod tasks;
@@ -25,6 +28,13 @@ pub use dead_letters::{
     LockedLetter, count_dead_letters, count_dead_letters_by_id, dead_letter, dead_letters_page,
     delete_dead_letters, lock_dead_letters, lock_dead_letters_by_id, redrive, reopen_failed,
 };
+pub use guard::{
+    ClassRow, add_latencies, breaker_enabled, class_state, latencies, lock_class, save_class, switch_breaker,
+};
+pub use images::{
+    NewImage, NewPlace, Place, StoredImage, image_by_id, image_data, images_page, insert_image, lock_images,
+    remove_unused_images,
+};
 pub use jobs::{
     StartedJob, events_after, insert_job, insert_result, job_by_id, jobs_page, mark_cancelled, mark_failed,
     mark_requeued, mark_retrying, mark_running, mark_succeeded,
@@ -34,7 +44,8 @@ pub use lanes::{
     LaneSettings, awake_lanes, change_settings, lane_counts, lane_settings, lock_lanes, put_to_sleep,
     queue_counts, queue_states, set_lane, set_queue,
 };
-pub use migrate::{MigrateError, migrate, schema_is_current};
+pub use legacy::{LegacyError, Mended};
+pub use migrate::{MigrateError, Migrated, migrate, schema_is_current};
 pub use retention::{Batch, accounts_after, remove_ended_jobs};
 pub use sqlx::{Error, PgPool};
 pub use tasks::{
@@ -43,7 +54,7 @@ pub use tasks::{
     retry_at, take_back, take_cap, wake_lanes_with_work,
 };
 pub use tx::{Alone, SystemTx, TenantTx, Tx};
-pub use wake::{IdleSign, Signal, Wakeups, notify_cancelled, notify_ready};
+pub use wake::{IdleSign, Signal, Wakeups, notify_cancelled, notify_guard, notify_ready};
 pub use workers::{deregister, heartbeat, held_leases, last_token, register, remove_dead};
 
 /// What a store function returns.

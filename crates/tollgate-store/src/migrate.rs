@@ -6,6 +6,8 @@ use sqlx::migrate::{Migrate as _, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _, PgPool};
 
+use crate::legacy::{self, LegacyError, Mended};
+
 /// Why the schema could not be brought up to date. Nothing is half done: each migration is one transaction.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
@@ -24,14 +26,26 @@ pub enum MigrateError {
     /// A migration failed.
     #[error("the migration failed and was rolled back: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The schema is up to date, but the source system's images are not.
+    #[error(transparent)]
+    Legacy(#[from] LegacyError),
     /// Something else the database said.
     #[error("the migration could not run: {0}")]
     Database(#[from] sqlx::Error),
 }
 
-/// Creates the roles if they are missing, then applies what is missing of the schema. Safe to run from two
-/// processes at once: one waits for the other. Returns how many migrations were applied.
-pub async fn migrate(url: &str) -> Result<usize, MigrateError> {
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Migrated {
+    /// How many migrations were applied.
+    pub applied: usize,
+    /// The source system's tables that were mended; see `legacy.rs`.
+    pub mended: Vec<Mended>,
+}
+
+/// Creates the roles if they are missing, then applies what is missing of the schema, and mends the source system's images
+/// if there are any. Safe to run from two processes at once: one waits for the other.
+pub async fn migrate(url: &str) -> Result<Migrated, MigrateError> {
     let options: PgConnectOptions = url.parse().map_err(MigrateError::Connect)?;
     let options = options.application_name("tollgate migrate").log_statements(log::LevelFilter::Trace);
     let mut conn = options.connect().await.map_err(MigrateError::Connect)?;
@@ -50,9 +64,10 @@ pub async fn migrate(url: &str) -> Result<usize, MigrateError> {
     let before = applied(&mut conn).await?;
     migrator.run(&mut conn).await?;
     let after = applied(&mut conn).await?;
+    let mended = legacy::mend(&mut conn).await?;
     conn.unlock().await?;
     conn.close().await?;
-    Ok(after - before)
+    Ok(Migrated { applied: after - before, mended })
 }
 
 fn migrator() -> Migrator {
@@ -79,6 +94,7 @@ async fn become_migrator(conn: &mut PgConnection) -> crate::Result<()> {
     let login: String = sqlx::query_scalar("SELECT session_user::text").fetch_one(&mut *conn).await?;
     if login != "app_migrator" {
         repeat_collided(conn, include_str!("bootstrap.sql")).await?;
+        legacy::take_over(conn).await?;
         sqlx::raw_sql("SET ROLE app_migrator").execute(&mut *conn).await?;
     }
     // sqlx keeps its own table in the first schema of the search path; schema app is for tenants' tables alone.

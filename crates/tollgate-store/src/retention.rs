@@ -28,7 +28,7 @@ pub async fn accounts_after(tx: &mut impl Tx, after: AccountId, limit: i64) -> R
 }
 
 /// What one batch came upon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     /// Ended jobs that were old enough by their ids.
     pub seen: i64,
@@ -36,10 +36,12 @@ pub struct Batch {
     pub removed: i64,
     /// The last one seen; `None`: there was none.
     pub last: Option<Uuid>,
+    /// The images that they had.
+    pub images: Vec<Uuid>,
 }
 
-/// Removes ended jobs of the transaction's account, with their results, events and dead letters: of the `limit` oldest
-/// ones between the ids `after` and `before`, those that ended before `until`.
+/// Removes ended jobs of the transaction's account, with their results, events and dead letters, and that they had an
+/// image: of the `limit` oldest ones between the ids `after` and `before`, those that ended before `until`.
 ///
 /// An id holds the time at which its job was created, so `before` is where the walks along `jobs_by_status` end, one for each
 /// final status. A job may have been created long before it ended; who comes upon such jobs goes on after them.
@@ -92,11 +94,17 @@ pub async fn remove_ended_jobs(
                DELETE FROM app.job_events WHERE ctid = ANY (ARRAY(
                    SELECT own.row FROM gone, LATERAL (SELECT e.ctid AS row FROM app.job_events e
                                                       WHERE e.account_id = $1 AND e.job_id = gone.id OFFSET 0) AS own))
+           ), images AS (
+               DELETE FROM app.job_images WHERE ctid = ANY (ARRAY(
+                   SELECT own.row FROM gone, LATERAL (SELECT l.ctid AS row FROM app.job_images l
+                                                      WHERE l.account_id = $1 AND l.job_id = gone.id OFFSET 0) AS own))
+               RETURNING image_id
            ), letters AS (
                DELETE FROM queue.dead_letters WHERE ctid = ANY (ARRAY(SELECT letter FROM job WHERE letter IS NOT NULL))
            )
            SELECT (SELECT count(*) FROM seen) AS "seen!", (SELECT count(*) FROM gone) AS "removed!",
-                  (SELECT id FROM seen ORDER BY id DESC LIMIT 1) AS last"#,
+                  (SELECT id FROM seen ORDER BY id DESC LIMIT 1) AS last,
+                  ARRAY(SELECT DISTINCT image_id FROM images) AS "images!""#,
         tx.account().0,
         &ended as _,
         after,

@@ -9,6 +9,7 @@ use crate::Result;
 
 const READY: &str = "tollgate_ready";
 const CANCELLED: &str = "tollgate_cancelled";
+const GUARD: &str = "tollgate_guard";
 
 /// The class of the advisory locks by which workers say that they are idle; the queue is the other half of the key.
 const IDLE: i32 = 0x746f_6c6c;
@@ -19,6 +20,7 @@ fn idle_key(queue: QueueName) -> i32 {
         QueueName::GenerationProbe => 2,
         QueueName::WebhookDelivery => 3,
         QueueName::BillingCreditGrant => 4,
+        QueueName::GenerationImage => 5,
     }
 }
 
@@ -82,13 +84,21 @@ pub async fn notify_cancelled(pool: &PgPool, task: Uuid) -> Result<()> {
     Ok(())
 }
 
+/// Tells the workers that a class's guard has news.
+pub async fn notify_guard(pool: &PgPool, class: &str) -> Result<()> {
+    sqlx::query!("SELECT pg_notify($1, $2)", GUARD, class).execute(pool).await?;
+    Ok(())
+}
+
 /// What a worker is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// There may be something to claim.
-    Ready,
+    /// There may be something to claim, in this queue.
+    Ready(QueueName),
     /// This task was called off.
     Cancelled(Uuid),
+    /// A guard has news.
+    Guard,
 }
 
 /// A worker's ear: one connection of its own. Once it is lost, hints may have been missed: whoever listens anew has to
@@ -103,7 +113,7 @@ impl Wakeups {
     pub async fn listen(pool: &PgPool) -> Result<Self> {
         let mut listener = PgListener::connect_with(pool).await?;
         listener.eager_reconnect(false);
-        listener.listen_all([READY, CANCELLED]).await?;
+        listener.listen_all([READY, CANCELLED, GUARD]).await?;
         Ok(Self { listener })
     }
 
@@ -124,7 +134,12 @@ impl Wakeups {
                         return Ok(Signal::Cancelled(task));
                     }
                 }
-                _ => return Ok(Signal::Ready),
+                GUARD => return Ok(Signal::Guard),
+                _ => {
+                    if let Some(queue) = QueueName::parse(notification.payload()) {
+                        return Ok(Signal::Ready(queue));
+                    }
+                }
             }
         }
     }

@@ -123,6 +123,12 @@ impl TestApp {
         Process::start_logged(&self.binary, &arguments, &environment, self.log.as_deref()).await
     }
 
+    /// Another API process, held by the caller.
+    pub async fn start_api(&self) -> Process {
+        let environment = environment(&self.db, Role::Api, &self.provider_url, &self.settings);
+        Process::start(&self.binary, &["--json", "api", "--listen", "127.0.0.1:0"], &environment).await
+    }
+
     /// Runs a command that ends, against this Tollgate.
     pub async fn command(&self, arguments: &[&str]) -> (i32, String, String) {
         let mut environment = environment(&self.db, Role::Operator, &self.provider_url, &self.settings);

@@ -7,10 +7,12 @@ mod app;
 mod cluster;
 mod look;
 mod process;
+mod s3;
 
 pub use app::{TestApp, Tune};
 pub use cluster::{TestDb, with_cluster};
 pub use process::Process;
+pub use s3::S3Like;
 
 use std::future::Future;
 use std::time::{Duration, Instant};

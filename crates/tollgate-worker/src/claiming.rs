@@ -58,6 +58,9 @@ async fn claim_loop<W: Work>(
     let mut claiming = Claiming::new(worker.clone());
     loop {
         let Some(free) = shutdown.run_until_cancelled(worker.free_slots(slots)).await else { return };
+        if shutdown.run_until_cancelled(worker.work.admitted()).await.is_none() {
+            return;
+        }
         // Not cut short by the shutdown: a claim that commits without us would leave its tasks leased to nobody, until
         // the heartbeat finds them or we sign out.
         let runs = match in_time(claiming.claim(free.len())).await {
@@ -73,6 +76,9 @@ async fn claim_loop<W: Work>(
             }
         };
         database.succeeded();
+        if claiming.held_back {
+            continue;
+        }
         let idle = runs.is_empty();
         if runs.len() == free.len() {
             // There may be more than this loop can take.
@@ -83,6 +89,9 @@ async fn claim_loop<W: Work>(
             tracker.spawn(async move { worker.run_one(run, slot).await });
         }
         if idle {
+            if shutdown.run_until_cancelled(worker.work.nothing_there()).await.is_none() {
+                return;
+            }
             let Some(by_hint) = shutdown.run_until_cancelled(worker.something_to_do()).await else { return };
             claiming.awoken(by_hint);
         }
@@ -140,6 +149,8 @@ struct Claiming<W> {
     list_at: Instant,
     /// The last claim got less than it could have taken, and no lane is left that may have more.
     short: bool,
+    /// There was something to claim, but no leave to do so.
+    held_back: bool,
     idle: Option<Idle>,
     /// Which connection of the ear the sign was last known to be up with.
     ears: u64,
@@ -163,6 +174,7 @@ impl<W: Work> Claiming<W> {
             after: None,
             list_at: now,
             short: false,
+            held_back: false,
             idle: None,
             ears: 0,
             polling: false,
@@ -172,8 +184,10 @@ impl<W: Work> Claiming<W> {
         }
     }
 
-    /// Claims up to `limit` tasks; none only if there are none to be had, and the sign is up that says so.
+    /// Claims up to `limit` tasks; none only if there are none to be had, and the sign is up that says so, or if it is held
+    /// back.
     async fn claim(&mut self, limit: usize) -> Result<Vec<W::Run>> {
+        self.held_back = false;
         loop {
             if self.short && self.polling {
                 tokio::time::sleep_until(self.last + GAP).await;
@@ -192,6 +206,9 @@ impl<W: Work> Claiming<W> {
             self.last = Instant::now();
             if !runs.is_empty() {
                 self.mind_the_pace().await;
+                return Ok(runs);
+            }
+            if self.held_back {
                 return Ok(runs);
             }
             self.polling = false;
@@ -214,8 +231,13 @@ impl<W: Work> Claiming<W> {
             return Ok(Vec::new());
         }
         let worker = &self.worker;
+        let Some((limit, leave)) = worker.work.leave(limit) else {
+            self.held_back = true;
+            return Ok(Vec::new());
+        };
+        plan.limit = limit;
         let id: Uuid = *worker.id.borrow();
-        let runs = worker.work.claim(&worker.db, id, self.settings, &mut plan).await?;
+        let runs = worker.work.claim(&worker.db, id, self.settings, &mut plan, leave).await?;
         let taken: Vec<Taken> = runs
             .iter()
             .map(W::task)

@@ -2,74 +2,196 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tokio::time::Instant;
+use tollgate_domain::images::NewImage;
 use tollgate_domain::runs::{self, Run, Settled};
 use tollgate_domain::{Database, Error, Result};
-use tollgate_model::generation::{Decision, FailureKind, GenerationOutput, ProviderFailure};
+use tollgate_model::generation::{Decision, GenerationOutput, GenerationRequest, ProviderFailure};
+use tollgate_model::guard::outcome::{Outcome as Seen, OutcomeKind};
+use tollgate_model::guard::timeout::LatencyKey;
 use tollgate_model::lanes::Plan;
-use tollgate_model::queue::ClaimedTask;
+use tollgate_model::queue::{ClaimedTask, QueueName};
 use tollgate_outbound::Provider;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::backoff::{Backoff, in_time, jitter};
+use crate::guard::{Guard, Leave, Pass};
 use crate::held::HeldLease;
+use crate::images::Images;
 use crate::{Work, Worker};
 
-/// The work of `generation.create`: one call to a provider a job.
+/// The work of a line of `generation.create`: one call to a provider a job, behind a guard.
 pub struct Generation {
+    line: QueueName,
     provider: Arc<dyn Provider>,
+    images: Images,
+    guard: Guard,
+    /// What a probe asks for where no job is there to be one.
+    probe: GenerationRequest,
 }
 
 impl Generation {
-    /// Calls this provider.
-    pub fn new(provider: Arc<dyn Provider>) -> Self {
-        Self { provider }
+    /// Calls this provider for the jobs of a line, and keeps their images there.
+    pub fn new(
+        line: QueueName,
+        provider: Arc<dyn Provider>,
+        images: Images,
+        guard: Guard,
+        probe: GenerationRequest,
+    ) -> Self {
+        Self { line, provider, images, guard, probe }
+    }
+
+    /// What the call's latency is compared with.
+    fn key(&self, request: &GenerationRequest) -> LatencyKey {
+        LatencyKey {
+            provider: self.provider.name().to_owned(),
+            model: request.model.clone(),
+            kind: request.endpoint.kind(),
+            size: request.size.clone(),
+        }
     }
 }
 
+/// A job, and the leave to call.
+pub struct Guarded {
+    run: Run,
+    pass: Pass,
+}
+
 impl Work for Generation {
-    type Run = Run;
+    type Run = Guarded;
+    type Leave = Leave;
 
-    async fn claim(&self, db: &Database, worker: Uuid, settings: i64, plan: &mut Plan) -> Result<Vec<Run>> {
-        runs::claim(db, worker, settings, plan).await
+    async fn admitted(&self) {
+        self.guard.admitted().await;
     }
 
-    fn task(run: &Run) -> &ClaimedTask {
-        &run.task
+    fn leave(&self, want: usize) -> Option<(usize, Leave)> {
+        self.guard.leave(want).map(|leave| (leave.count(), leave))
     }
 
-    async fn run(worker: &Worker<Self>, run: Run, held: &HeldLease<'_>) {
+    async fn claim(
+        &self,
+        db: &Database,
+        worker: Uuid,
+        settings: i64,
+        plan: &mut Plan,
+        mut leave: Leave,
+    ) -> Result<Vec<Guarded>> {
+        let runs = runs::claim(db, self.line, worker, settings, plan).await?;
+        Ok(runs.into_iter().filter_map(|run| leave.take().map(|pass| Guarded { run, pass })).collect())
+    }
+
+    /// A probe is due, and no job is there to be it: a prompt of our own, which belongs to nobody (SPEC G8).
+    async fn nothing_there(&self) {
+        let Some(pass) = self.guard.lone_probe() else { return };
+        let request = GenerationRequest { request_id: tollgate_domain::ids::new_id(), ..self.probe.clone() };
+        let span = tracing::info_span!(
+            "probe",
+            queue = QueueName::GenerationProbe.as_str(),
+            provider = self.provider.name(),
+            model = request.model
+        );
+        let _ = self.call(&request, pass).instrument(span).await;
+    }
+
+    fn guard_has_news(&self) {
+        self.guard.has_news();
+    }
+
+    fn task(run: &Guarded) -> &ClaimedTask {
+        &run.run.task
+    }
+
+    async fn run(worker: &Worker<Self>, run: Guarded, held: &HeldLease<'_>) {
+        let Guarded { run, pass } = run;
         let lease = run.task.lease;
         let span = tracing::info_span!("run", job_id = %lease.task, account_id = %lease.account,
             queue = worker.queue().as_str(), attempt = run.task.attempt, provider = worker.work().provider.name(),
             model = run.request.as_ref().map_or("", |request| &request.model));
-        call_and_settle(worker, run, held).instrument(span).await;
+        call_and_settle(worker, run, pass, held).instrument(span).await;
     }
 }
 
+impl Generation {
+    /// One call, from the guard's leave to the guard's report. `None`: the guard has learnt that no call may begin.
+    async fn call(
+        &self,
+        request: &GenerationRequest,
+        pass: Pass,
+    ) -> Option<Result<GenerationOutput, ProviderFailure>> {
+        let id = request.request_id;
+        let key = self.key(request);
+        // A request may ask for less than what calls of its kind are given, not for more.
+        let patience = self.guard.patience(&key);
+        let timeout = request.timeout.min(patience.timeout);
+        let impatient = patience.usual.is_some_and(|usual| timeout < usual);
+        let request = GenerationRequest { timeout, ..request.clone() };
+        let budget = self.guard.budget();
+        let call = pass.begin(key).ok()?;
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(%id, timeoutMs = timeout_ms, budgetBefore = budget, "gen.request");
+        let began = Instant::now();
+        // A defect in an adapter must not leave the job leased to a task that is no more.
+        let answer =
+            AssertUnwindSafe(self.provider.generate(&request)).catch_unwind().await.unwrap_or_else(|_| {
+                let message = "the provider adapter panicked; the log has the details";
+                Err(ProviderFailure::ours(Decision::Retry, message))
+            });
+        let latency = began.elapsed();
+        match &answer {
+            Ok(output) => {
+                tracing::info!(%id, latencyMs = output.latency_ms, "gen.success");
+                call.limits(output.limits);
+                call.ended(Seen::Success { latency });
+            }
+            Err(failure) => {
+                tracing::info!(%id, kind = failure.sign.name(), "gen.fail");
+                call.limits(failure.limits);
+                if impatient && failure.sign.is_timeout() {
+                    // A job that asks for less time than its like takes must not stop everybody else's.
+                    call.ended(Seen::Cancelled);
+                } else {
+                    call.ended_by(failure);
+                }
+            }
+        }
+        observe(self.provider.name(), &answer, latency);
+        Some(answer)
+    }
+}
+
+/// What the call brought, and the image in it.
+type Answer = Result<(GenerationOutput, Option<NewImage>), ProviderFailure>;
+
 /// How the call ended.
+#[expect(clippy::large_enum_variant, reason = "one a run, and nearly always an answer")]
 enum Outcome {
-    Answer(Result<GenerationOutput, ProviderFailure>),
+    Answer(Answer),
+    /// Between the claim and the call the guard has learnt that no call may begin; or the call was a probe, and has nothing
+    /// to do with the job.
+    HeldBack,
     /// The job was cancelled, or is another worker's.
     LeaseLost,
     /// The process is going down.
     HandBack,
 }
 
-async fn call_and_settle(worker: &Worker<Generation>, run: Run, held: &HeldLease<'_>) {
+async fn call_and_settle(worker: &Worker<Generation>, run: Run, pass: Pass, held: &HeldLease<'_>) {
     let began = Instant::now();
     let outcome = tokio::select! {
-        answer = call(worker, &run) => Outcome::Answer(answer),
+        answer = call_and_keep(worker.work(), &run, pass) => answer.map_or(Outcome::HeldBack, Outcome::Answer),
         () = held.lost() => Outcome::LeaseLost,
         () = worker.handing_back() => Outcome::HandBack,
     };
     // Here the call is over: its future is dropped and its socket closed, however it ended.
     let status = match &outcome {
         Outcome::Answer(answer) => {
-            observe(worker, answer, began);
             let settled = settle(worker, &run, answer, held).await;
             if matches!(settled, Some(Settled::Retrying(_))) {
                 // The claiming loop may be asleep, and knows nothing of the time at which this is due.
@@ -78,7 +200,8 @@ async fn call_and_settle(worker: &Worker<Generation>, run: Run, held: &HeldLease
             settled.map(Settled::as_str)
         }
         Outcome::LeaseLost => Some(Settled::LeaseLost.as_str()),
-        Outcome::HandBack => hand_back(worker, &run).await,
+        Outcome::HeldBack => hand_back(worker, &run, "guard").await,
+        Outcome::HandBack => hand_back(worker, &run, "shutdown").await,
     };
     let status = status.unwrap_or("left_to_the_sweep");
     if status == Settled::LeaseLost.as_str() {
@@ -96,29 +219,32 @@ async fn call_and_settle(worker: &Worker<Generation>, run: Run, held: &HeldLease
     );
 }
 
-/// A defect in an adapter must not leave the job leased to a task that is no more.
-async fn call(worker: &Worker<Generation>, run: &Run) -> Result<GenerationOutput, ProviderFailure> {
-    let request = run.request.as_ref().map_err(|problem| ProviderFailure {
-        kind: FailureKind::ServerError,
-        decision: Decision::Retry,
-        message: format!("this worker's version cannot read the job: {problem}"),
-    })?;
-    AssertUnwindSafe(worker.work().provider.generate(request)).catch_unwind().await.unwrap_or_else(|_| {
-        Err(ProviderFailure {
-            kind: FailureKind::ServerError,
-            decision: Decision::Retry,
-            message: "the provider adapter panicked; the log has the details".into(),
-        })
-    })
+/// What the provider did is reported before anything is kept: that our own store is down is no news of the provider.
+async fn call_and_keep(work: &Generation, run: &Run, pass: Pass) -> Option<Answer> {
+    let request = match &run.request {
+        Ok(request) => request,
+        Err(problem) => {
+            let message = format!("this worker's version cannot read the job: {problem}");
+            return Some(Err(ProviderFailure::ours(Decision::Retry, message)));
+        }
+    };
+    let is_probe = pass.is_probe();
+    let mut output = match work.call(request, pass).await? {
+        Ok(output) => output,
+        // It was asked whether our credential is taken again. Any other job would have been told the same.
+        Err(failure) if is_probe && failure.sign == OutcomeKind::CredentialRefused => return None,
+        Err(failure) => return Some(Err(failure)),
+    };
+    let image = work.images.keep(run.task.lease.account, request, &mut output).await;
+    Some(image.map(|image| (output, image)))
 }
 
-fn observe(worker: &Worker<Generation>, answer: &Result<GenerationOutput, ProviderFailure>, began: Instant) {
+fn observe(provider: &'static str, answer: &Result<GenerationOutput, ProviderFailure>, latency: Duration) {
     let outcome = answer.as_ref().map_or_else(|failure| failure.kind.code(), |_| "OK");
-    let provider = worker.work().provider.name();
     metrics::counter!("tollgate_provider_calls_total", "provider" => provider, "outcome" => outcome)
         .increment(1);
     metrics::histogram!("tollgate_provider_call_duration_seconds", "provider" => provider)
-        .record(began.elapsed().as_secs_f64());
+        .record(latency.as_secs_f64());
 }
 
 /// Settles, again and again while the database cannot be reached: an answer that was paid for is not thrown away
@@ -127,7 +253,7 @@ fn observe(worker: &Worker<Generation>, answer: &Result<GenerationOutput, Provid
 async fn settle(
     worker: &Worker<Generation>,
     run: &Run,
-    answer: &Result<GenerationOutput, ProviderFailure>,
+    answer: &Answer,
     held: &HeldLease<'_>,
 ) -> Option<Settled> {
     let mut database = Backoff::new("settling", worker.db());
@@ -135,7 +261,9 @@ async fn settle(
     loop {
         let answer = refused.as_ref().unwrap_or(answer);
         let settled = match answer {
-            Ok(output) => in_time(runs::settle_success(worker.db(), run.task.lease, output)).await,
+            Ok((output, image)) => {
+                in_time(runs::settle_success(worker.db(), run.task.lease, output, image.as_ref())).await
+            }
             Err(failure) => {
                 let policy = worker.policy();
                 in_time(runs::settle_failure(worker.db(), policy, &run.task, failure, jitter())).await
@@ -161,15 +289,11 @@ async fn settle(
 /// An answer that PostgreSQL will not take is a failed attempt, not an endless one.
 fn not_storable(error: &Error) -> ProviderFailure {
     tracing::error!(%error, "the answer could not be stored");
-    ProviderFailure {
-        kind: FailureKind::ServerError,
-        decision: Decision::Retry,
-        message: "the provider's answer could not be stored".into(),
-    }
+    ProviderFailure::ours(Decision::Retry, "the provider's answer could not be stored")
 }
 
-async fn hand_back(worker: &Worker<Generation>, run: &Run) -> Option<&'static str> {
-    match in_time(runs::release(worker.db(), run.task.lease, "shutdown")).await {
+async fn hand_back(worker: &Worker<Generation>, run: &Run, why: &str) -> Option<&'static str> {
+    match in_time(runs::release(worker.db(), worker.queue(), run.task.lease, why)).await {
         Ok(true) => Some("handed_back"),
         Ok(false) => Some(Settled::LeaseLost.as_str()),
         Err(error) => {

@@ -91,7 +91,7 @@ async fn once<W: Work>(worker: &Worker<W>, seen: &mut Seen) -> Result<()> {
     let unknown: Vec<_> = leases.into_iter().filter(|lease| !worker.held.contains(lease.token)).collect();
     let mut back = HashSet::new();
     for lease in unknown.iter().filter(|lease| seen.strangers.contains(&lease.token)) {
-        if runs::release(&worker.db, *lease, "claim was lost with its connection").await? {
+        if runs::release(&worker.db, worker.queue(), *lease, "claim was lost with its connection").await? {
             tracing::warn!(job_id = %lease.task, "a lease that was in nobody's hands went back to the queue");
         }
         back.insert(lease.token);

@@ -46,11 +46,14 @@ async fn hear<W: Work>(
     // What came while nobody listened is found by looking; and other connections may have been lost with the last ear.
     worker.ears.fetch_add(1, Ordering::Relaxed);
     worker.look_again();
+    worker.work().guard_has_news();
     database.succeeded();
     loop {
         match tokio::time::timeout(SILENCE, hints.next()).await {
             Ok(hint) => match hint? {
-                Signal::Ready => worker.look_again(),
+                Signal::Ready(queue) if queue == worker.queue() => worker.look_again(),
+                Signal::Ready(_) => {}
+                Signal::Guard => worker.work().guard_has_news(),
                 Signal::Cancelled(task) => worker.held.lose_task(task),
             },
             Err(_silence) => in_time(hints.check()).await?,

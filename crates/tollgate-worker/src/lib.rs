@@ -10,9 +10,11 @@ mod backoff;
 mod claiming;
 mod finishing;
 mod generation;
+mod guard;
 mod heartbeat;
 mod held;
 mod hints;
+mod images;
 mod scheduling;
 mod sweeping;
 mod upkeep;
@@ -32,8 +34,10 @@ use uuid::Uuid;
 use crate::finishing::Finishing;
 use crate::held::Held;
 
-pub use generation::Generation;
+pub use generation::{Generation, Guarded};
+pub use guard::{Call, Guard, HeldBack, Leave, Pass};
 pub use held::HeldLease;
+pub use images::Images;
 pub use upkeep::upkeep;
 pub use work::Work;
 

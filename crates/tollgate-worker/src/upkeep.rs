@@ -3,12 +3,17 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tollgate_domain::retention::{self, Progress};
-use tollgate_domain::{Database, queue};
+use tollgate_domain::{Database, guard, queue};
+use tollgate_model::guard::circuit::State;
+use tollgate_model::guard::class::GuardConfig;
+use tollgate_model::guard::status::{GuardStatus, named};
 use tollgate_model::queue::QueueName;
 
 use crate::backoff::{Backoff, in_time, jitter};
+use crate::images::Images;
 
 /// While there is more to remove, this many times the time it took is left to others.
 const REST: u32 = 4;
@@ -22,13 +27,20 @@ const COUNTS: Duration = Duration::from_secs(5);
 /// Counting may take up this part of the time, and no more: it costs more the more accounts there are.
 const COUNTING_SHARE: u32 = 20;
 
-/// Keeps things up until it is dropped. `keep`: how long a job is kept after its end; `None`: for ever.
-pub async fn upkeep(db: Database, keep: Option<Duration>) {
-    tokio::join!(retain(&db, keep), count(&db));
+/// Keeps things up until it is dropped. `keep`: how long a job is kept after its end; `None`: for ever. An image goes with
+/// the last job that has it.
+pub async fn upkeep(
+    db: Database,
+    keep: Option<Duration>,
+    images: Images,
+    guards: GuardConfig,
+    breaker_enabled: watch::Receiver<bool>,
+) {
+    tokio::join!(retain(&db, keep, &images), count(&db), show_guards(&db, &guards, &breaker_enabled));
 }
 
 /// Not a part of the sweep, which must come round in time: a long list of old jobs keeps nobody but this loop.
-async fn retain(db: &Database, keep: Option<Duration>) {
+async fn retain(db: &Database, keep: Option<Duration>, images: &Images) {
     metrics::counter!("tollgate_jobs_removed_total").increment(0);
     let Some(keep) = keep else { return };
     let mut database = Backoff::new("removing old jobs", db);
@@ -50,6 +62,7 @@ async fn retain(db: &Database, keep: Option<Duration>) {
             }
             Err(error) => database.failed(&error).await,
         }
+        images.remove(progress.take_outside()).await;
     }
 }
 
@@ -58,7 +71,7 @@ async fn count(db: &Database) {
     loop {
         let began = Instant::now();
         for queue in QueueName::ALL {
-            match in_time(queue::counts(db, queue)).await {
+            match in_time(queue::counts(db, &[queue])).await {
                 Ok(counts) => {
                     database.succeeded();
                     for (state, tasks) in [("queued", counts.queued), ("running", counts.running)] {
@@ -71,5 +84,38 @@ async fn count(db: &Database) {
             }
         }
         sleep(COUNTS.max(began.elapsed() * COUNTING_SHARE)).await;
+    }
+}
+
+/// What alerts look at (SPEC A7), and dashboards.
+async fn show_guards(db: &Database, guards: &GuardConfig, breaker_enabled: &watch::Receiver<bool>) {
+    let mut database = Backoff::new("reading the guards", db);
+    loop {
+        let enabled = *breaker_enabled.borrow();
+        match in_time(guard::status(db, guards, enabled)).await {
+            Ok(all) => {
+                database.succeeded();
+                all.iter().for_each(show_guard);
+            }
+            Err(error) => database.failed(&error).await,
+        }
+        sleep(COUNTS).await;
+    }
+}
+
+fn show_guard(status: &GuardStatus) {
+    let class = || status.class.clone();
+    for state in State::NAMES.map(named) {
+        let is = u8::from(state == status.circuit.state);
+        metrics::gauge!("tollgate_guard_state", "class" => class(), "state" => state).set(is);
+    }
+    metrics::gauge!("tollgate_guard_failure_rate", "class" => class()).set(status.circuit.failure_rate);
+    metrics::gauge!("tollgate_guard_in_flight", "class" => class()).set(status.in_flight as f64);
+    metrics::gauge!("tollgate_gen_timeout_rate_15m", "class" => class())
+        .set(status.gen_timeout_rate_15m.unwrap_or(0.0));
+    metrics::gauge!("tollgate_breaker_open_time_daily", "class" => class())
+        .set(status.breaker_open_time_daily as f64);
+    if let Some(available) = status.budget.available {
+        metrics::gauge!("tollgate_guard_budget", "class" => class()).set(available);
     }
 }

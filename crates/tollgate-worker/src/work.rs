@@ -13,6 +13,17 @@ pub trait Work: Send + Sync + Sized + 'static {
     /// A claimed task with all that is needed to run it.
     type Run: Send + 'static;
 
+    /// Leave to claim; what of it is not used goes back when it is dropped.
+    type Leave: Send;
+
+    /// Returns once something may be claimed, as far as the work itself has a say in it.
+    fn admitted(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
+    /// Leave to claim up to `want` tasks, and for how many it is; `None`: not now, wait until [`admitted`](Self::admitted).
+    fn leave(&self, want: usize) -> Option<(usize, Self::Leave)>;
+
     /// Leases tasks as planned and prepares them, in one commit. Lowers the plan's limit where a cap of the queue does.
     fn claim(
         &self,
@@ -20,7 +31,16 @@ pub trait Work: Send + Sync + Sized + 'static {
         worker: Uuid,
         settings: i64,
         plan: &mut Plan,
+        leave: Self::Leave,
     ) -> impl Future<Output = Result<Vec<Self::Run>>> + Send;
+
+    /// There was leave to claim, but nothing was there.
+    fn nothing_there(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
+    /// What [`admitted`](Self::admitted) waits for may have changed.
+    fn guard_has_news(&self) {}
 
     /// The task of a run.
     fn task(run: &Self::Run) -> &ClaimedTask;

@@ -4,6 +4,8 @@
 //! (`TOLLGATE_CONFIG`). The environment wins over the file, the file over the default. Nothing else in the program
 //! reads the environment.
 
+mod images;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,10 +16,13 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 use tollgate_model::admission::Limits;
+use tollgate_model::guard::class::{CallKind, GuardConfig};
 use tollgate_model::job_type::{JobType, JobTypes};
 use tollgate_model::queue::{QueueName, QueuePolicy, TimesToLive};
 use tollgate_model::retry::RetrySchedule;
 use tollgate_model::submission::SubmissionRules;
+
+use self::images::ImageStorage;
 
 /// What the program is told. Field names are the settings' names in lower case.
 #[derive(Debug, Clone, Deserialize)]
@@ -30,11 +35,15 @@ pub(crate) struct Config {
     pub openai_api_key: Option<SecretString>,
     pub openai_base_url: Option<url::Url>,
     pub default_model: String,
+    pub default_image_model: String,
     pub request_timeout_ms: u64,
+    pub image_timeout_ms: u64,
     #[serde(deserialize_with = "duration")]
     pub provider_connect_timeout: Duration,
     pub provider_max_response_bytes: usize,
     pub q_gen_create_concurrency: usize,
+    pub q_gen_image_concurrency: usize,
+    pub gen_breaker_enabled: bool,
     #[serde(deserialize_with = "duration")]
     pub generation_job_ttl: Duration,
     #[serde(deserialize_with = "duration")]
@@ -62,11 +71,21 @@ pub(crate) struct Config {
     pub job_retention: Option<Duration>,
     pub log_level: Option<String>,
     pub log_format: LogFormat,
+    pub image_storage: ImageStorage,
+    pub image_max_bytes: usize,
+    pub aws_endpoint_url: Option<url::Url>,
+    pub aws_region: String,
+    pub aws_access_key_id: Option<String>,
+    pub aws_secret_access_key: Option<SecretString>,
+    pub aws_session_token: Option<SecretString>,
+    pub public_url: Option<url::Url>,
     pub tollgate_data_dir: Option<PathBuf>,
     pub tollgate_url: Option<String>,
     pub tollgate_api_key: Option<SecretString>,
     #[serde(default)]
     pub job_types: BTreeMap<String, JobType>,
+    #[serde(default)]
+    pub guard: GuardConfig,
 }
 
 /// How log lines look.
@@ -100,7 +119,7 @@ const fn unset(name: &'static str, doc: &'static str) -> Setting {
     Setting { name, default: None, doc }
 }
 
-/// Every setting, but for `job_types`, which is a table of its own. `docs/configuration.md` is made of this.
+/// Every setting, but for `job_types` and `guard`, which are tables of their own. `docs/configuration.md` is made of this.
 pub(crate) const SETTINGS: &[Setting] = &[
     unset(
         "DATABASE_URL",
@@ -128,14 +147,38 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "The provider's base URL, `/v1` included. Unset: the vendor's, `https://api.openai.com/v1`. `dev` and `demo` use the simulated provider if neither this nor the key is set.",
     ),
     set("DEFAULT_MODEL", "gpt-4o-mini", "The model of a job whose submission and job type name none."),
+    set("DEFAULT_IMAGE_MODEL", "gpt-image-1", "The same for image jobs."),
     set(
         "REQUEST_TIMEOUT_MS",
         "30000",
         "Total deadline of one call to the provider, in milliseconds, where a job asks for none.",
     ),
+    set(
+        "IMAGE_TIMEOUT_MS",
+        "600000",
+        "The same for image jobs; fetching an image that the provider's reply points at included. The guard's own timeout, 45 to 90 s, is mostly shorter.",
+    ),
     set("PROVIDER_CONNECT_TIMEOUT", "5s", "Deadline for connecting to the provider, within the total one."),
-    set("PROVIDER_MAX_RESPONSE_BYTES", "8388608", "The longest reply of the provider that is read."),
-    set("Q_GEN_CREATE_CONCURRENCY", "5", "Generation jobs that one worker process runs at a time."),
+    set(
+        "PROVIDER_MAX_RESPONSE_BYTES",
+        "8388608",
+        "The longest reply of the provider that is read, but for images.",
+    ),
+    set(
+        "Q_GEN_CREATE_CONCURRENCY",
+        "5",
+        "Generation jobs that one worker process runs at a time, but for image jobs.",
+    ),
+    set(
+        "Q_GEN_IMAGE_CONCURRENCY",
+        "5",
+        "Image jobs that one worker process runs at a time, beside the others.",
+    ),
+    set(
+        "GEN_BREAKER_ENABLED",
+        "true",
+        "`false`: the circuits' decisions do not hold; they are still recorded. A change in `tollgate.toml` takes effect within seconds, without a restart, and so does `tollgate guard breaker off`, for all processes.",
+    ),
     set(
         "GENERATION_JOB_TTL",
         "30m",
@@ -208,6 +251,24 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "auto",
         "`json`, `text`, or `auto`: JSON for `api` and `worker`, text for the rest. Logs go to stderr.",
     ),
+    set(
+        "IMAGE_STORAGE",
+        "database",
+        "Where images are kept: `database`, `directory:/absolute/path` (the same for API and workers), or `s3://bucket/prefix`. What is in the database is served from there whatever is set; what was kept elsewhere is found only while that is set.",
+    ),
+    set("IMAGE_MAX_BYTES", "10485760", "The largest image; a larger one fails its job."),
+    unset("AWS_ENDPOINT_URL", "The S3 service, for `s3://`. Unset: Amazon's."),
+    set("AWS_REGION", "us-east-1", "The bucket's region."),
+    unset(
+        "AWS_ACCESS_KEY_ID",
+        "The access key for the bucket: it must be allowed to get, put and delete objects.",
+    ),
+    unset("AWS_SECRET_ACCESS_KEY", "The access key's secret."),
+    unset("AWS_SESSION_TOKEN", "The token of temporary credentials."),
+    unset(
+        "PUBLIC_URL",
+        "Where clients reach the API, such as `https://ai.example.com`: images are then shown by whole URLs. Unset: by paths.",
+    ),
     unset(
         "TOLLGATE_DATA_DIR",
         "Where `dev` keeps its PostgreSQL and its key. Unset: `~/.local/share/tollgate`, or `/var/lib/tollgate/dev` for root.",
@@ -225,6 +286,12 @@ const SHORTEST_TOKEN: usize = 16;
 pub(crate) struct ConfigError(String);
 
 impl Config {
+    /// The file, whether it is there or not.
+    pub(crate) fn path() -> PathBuf {
+        let named = std::env::var_os("TOLLGATE_CONFIG").filter(|path| !path.is_empty());
+        named.map_or("tollgate.toml".into(), PathBuf::from)
+    }
+
     /// Reads the file, if there is one, and the environment.
     pub(crate) fn load() -> Result<Self, ConfigError> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -260,6 +327,10 @@ impl Config {
             config.job_types =
                 serde_json::from_str(&text).map_err(|error| ConfigError(format!("JOB_TYPES: {error}")))?;
         }
+        if let Some(text) = variable("GUARD") {
+            config.guard =
+                serde_json::from_str(&text).map_err(|error| ConfigError(format!("GUARD: {error}")))?;
+        }
         config.check()?;
         Ok(config)
     }
@@ -268,8 +339,10 @@ impl Config {
         for (name, value) in [
             ("database_max_connections", self.database_max_connections as usize),
             ("q_gen_create_concurrency", self.q_gen_create_concurrency),
+            ("q_gen_image_concurrency", self.q_gen_image_concurrency),
             ("max_body_bytes", self.max_body_bytes),
             ("provider_max_response_bytes", self.provider_max_response_bytes),
+            ("image_max_bytes", self.image_max_bytes),
         ] {
             if value == 0 {
                 return Err(ConfigError(format!("`{name}` must be at least 1")));
@@ -310,9 +383,14 @@ impl Config {
                 return Err(ConfigError(format!("`{name}` must not be 0")));
             }
         }
-        if !(100..=600_000).contains(&self.request_timeout_ms) {
-            return Err(ConfigError("`request_timeout_ms` must be between 100 and 600000".into()));
+        for (name, timeout) in
+            [("request_timeout_ms", self.request_timeout_ms), ("image_timeout_ms", self.image_timeout_ms)]
+        {
+            if !(100..=600_000).contains(&timeout) {
+                return Err(ConfigError(format!("`{name}` must be between 100 and 600000")));
+            }
         }
+        self.check_images()?;
         self.submission_rules().map(drop)
     }
 
@@ -323,10 +401,15 @@ impl Config {
 
     /// What submissions are measured against.
     pub(crate) fn submission_rules(&self) -> Result<SubmissionRules, ConfigError> {
-        let job_types = JobTypes::new(self.default_model.clone(), self.job_types.clone());
+        let job_types = JobTypes::new(
+            self.default_model.clone(),
+            self.default_image_model.clone(),
+            self.job_types.clone(),
+        );
         Ok(SubmissionRules {
             job_types: job_types.map_err(|error| ConfigError(error.to_string()))?,
             default_timeout: Duration::from_millis(self.request_timeout_ms),
+            image_timeout: Duration::from_millis(self.image_timeout_ms),
         })
     }
 
@@ -344,11 +427,14 @@ impl Config {
         }
     }
 
-    /// How the queue of generation jobs treats its tasks.
-    pub(crate) fn generation_policy(&self) -> QueuePolicy {
+    /// How a line of generation jobs treats its tasks.
+    pub(crate) fn generation_policy(&self, kind: CallKind) -> QueuePolicy {
         QueuePolicy {
-            name: QueueName::GenerationCreate,
-            concurrency: self.q_gen_create_concurrency,
+            name: QueueName::of_kind(kind),
+            concurrency: match kind {
+                CallKind::Text => self.q_gen_create_concurrency,
+                CallKind::Image => self.q_gen_image_concurrency,
+            },
             ttl: self.generation_job_ttl,
             retry: RetrySchedule::new(self.generation_retry_delays.clone()).unwrap_or_default(),
         }
@@ -390,93 +476,4 @@ pub(crate) fn help() -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(file: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
-        let variable = |name: &str| {
-            environment.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
-        };
-        Config::read(Some(file), variable).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn the_defaults_are_those_of_the_table() {
-        let config = read("", &[]).unwrap();
-        assert_eq!(config.q_gen_create_concurrency, 5);
-        assert_eq!(config.generation_job_ttl, Duration::from_mins(30));
-        assert_eq!(config.generation_policy().retry, RetrySchedule::default());
-        assert!(config.database_url.is_none());
-        assert_eq!(config.admission_limits(), Limits { per_account: 1_000_000, overall: 5_000_000 });
-        assert_eq!((config.job_retention, config.public_status), (Some(Duration::from_hours(720)), None));
-    }
-
-    #[test]
-    fn what_has_ended_is_kept_for_a_time_or_for_ever() {
-        for (text, keep) in
-            [("0", None), ("off", None), ("0s", None), ("36h", Some(Duration::from_hours(36)))]
-        {
-            assert_eq!(read("", &[("JOB_RETENTION", text)]).unwrap().job_retention, keep, "{text}");
-        }
-        assert_eq!(read("public_status = true", &[]).unwrap().public_status, Some(true));
-    }
-
-    #[test]
-    fn the_environment_wins_over_the_file_and_the_file_over_the_default() {
-        let config =
-            read("q_gen_create_concurrency = 7\nmax_body_bytes = 9", &[("MAX_BODY_BYTES", "10")]).unwrap();
-        assert_eq!((config.q_gen_create_concurrency, config.max_body_bytes), (7, 10));
-    }
-
-    #[test]
-    fn job_types_are_declared_in_the_file_or_the_environment() {
-        let file =
-            "[job_types.\"poem.write\"]\nmodel = \"m\"\nendpoint = \"responses\"\nparams = { top_p = 0.5 }";
-        let rules = read(file, &[]).unwrap().submission_rules().unwrap();
-        assert_eq!(rules.job_types.get("poem.write").unwrap().model.as_deref(), Some("m"));
-        let rules = read("", &[("JOB_TYPES", r#"{"a": {}}"#)]).unwrap().submission_rules().unwrap();
-        assert!(rules.job_types.get("a").is_some());
-    }
-
-    #[test]
-    fn mistakes_are_named() {
-        for (file, environment, named) in [
-            ("q_gen_create_concurency = 7", &[][..], "q_gen_create_concurency"),
-            ("", &[("Q_GEN_CREATE_CONCURRENCY", "many")], "q_gen_create_concurrency"),
-            ("", &[("Q_GEN_CREATE_CONCURRENCY", "0")], "q_gen_create_concurrency"),
-            ("", &[("GENERATION_JOB_TTL", "soon")], "soon"),
-            ("", &[("JOB_RETENTION", "long")], "long"),
-            ("", &[("MAX_QUEUED", "-1")], "max_queued"),
-            ("", &[("PUBLIC_STATUS", "perhaps")], "public_status"),
-            ("", &[("LISTEN", "here")], "listen"),
-            ("", &[("DATABASE_URL", "mysql://user:hidden@host/db")], "database_url"),
-            ("", &[("DATABASE_URL", "somewhere")], "database_url"),
-            ("", &[("OPERATOR_DATABASE_URL", "mysql://user:hidden@host/db")], "operator_database_url"),
-            ("", &[("TOLLGATE_ADMIN_TOKEN", "hidden-and-shor")], "at least 16 characters"),
-            ("", &[("TOLLGATE_ADMIN_TOKEN", "hidden, and long enough")], "no spaces"),
-            ("[job_types.x]\ntemperature = 9.0", &[], "`x`"),
-            ("[job_types.x]\ntemprature = 1.0", &[], "temprature"),
-        ] {
-            let error = read(file, environment).unwrap_err();
-            assert!(error.contains(named), "{file} {environment:?}: {error}");
-            assert!(!error.contains("hidden"), "{error}");
-        }
-    }
-
-    /// The table of settings, as `docs/configuration.md` shows it.
-    fn table() -> String {
-        let mut text = String::from("| setting | default | what it does |\n|---|---|---|\n");
-        for Setting { name, default, doc } in SETTINGS {
-            let default = default.map_or_else(String::new, |value| format!("`{value}`"));
-            text += &format!("| `{name}` | {default} | {doc} |\n");
-        }
-        text
-    }
-
-    #[test]
-    fn the_documentation_holds_the_table() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuration.md");
-        let docs = std::fs::read_to_string(path).unwrap();
-        assert!(docs.contains(&table()), "docs/configuration.md must hold this table:\n{}", table());
-    }
-}
+mod tests;

@@ -5,17 +5,23 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::Map;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tollgate_domain::auth::Authenticator;
 use tollgate_domain::submit::Entrance;
-use tollgate_domain::{AdminToken, Database, Health, Role, admission, waker};
+use tollgate_domain::{AdminToken, Database, Health, Role, admission, wakers};
 use tollgate_http::{Api, Operators};
-use tollgate_model::queue::QueueName;
+use tollgate_model::generation::{Endpoint, GenerationRequest, Message, Role as MessageRole};
+use tollgate_model::guard::class::CallKind;
+use tollgate_model::guard::outcome::Fingerprint;
+use tollgate_model::image::DEFAULT_SIZE;
 use tollgate_outbound::{OpenAi, OpenAiConfig, Provider};
-use tollgate_worker::{Generation, Worker, WorkerConfig, upkeep};
+use tollgate_worker::{Generation, Guard, Images, Worker, WorkerConfig, upkeep};
 use url::Url;
+use uuid::Uuid;
 
 use crate::config::Config;
 use crate::output::Failure;
@@ -62,6 +68,7 @@ pub(crate) fn provider(config: &Config) -> Result<Arc<dyn Provider>, Failure> {
         api_key,
         connect_timeout: config.provider_connect_timeout,
         max_response_bytes: config.provider_max_response_bytes,
+        max_image_bytes: config.image_max_bytes,
     })?;
     // The host alone: a URL may hold secrets.
     tracing::info!(%host, "provider");
@@ -78,10 +85,11 @@ pub(crate) async fn serve_api(
     ready: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let db = connect(config, Role::Api, mode).await?;
-    let (waker, hints) = waker(db.clone(), QueueName::GenerationCreate);
+    let (wakers, hints) = wakers(db.clone());
     let (admission, looks) = admission(db.clone(), config.admission_limits());
     let entrance =
-        Entrance { rules: config.submission_rules()?, ttl: config.generation_job_ttl, admission, waker };
+        Entrance { rules: config.submission_rules()?, ttl: config.generation_job_ttl, admission, wakers };
+    let mut beside = JoinSet::new();
     let api = Api {
         db: db.clone(),
         auth: Authenticator::new()?,
@@ -91,11 +99,14 @@ pub(crate) async fn serve_api(
         max_body_bytes: config.max_body_bytes,
         request_timeout: config.http_timeout,
         max_event_streams: config.max_event_streams,
+        guard: Arc::new(config.guard.clone()),
+        breaker_enabled: breaker_switch(config, &mut beside),
+        images: config.image_store()?,
+        public_base: config.public_base(),
         metrics,
         shutdown: shutdown.clone(),
     };
     let router = tollgate_http::api_router(api);
-    let mut beside = JoinSet::new();
     beside.spawn(hints);
     beside.spawn(looks);
     beside.spawn(db.clone().watch());
@@ -115,39 +126,129 @@ pub(crate) async fn run_worker(
     ready: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let db = connect(config, Role::Worker, mode).await?;
-    let settings = WorkerConfig {
-        name: worker_name(),
-        policy: config.generation_policy(),
-        visibility_timeout: config.visibility_timeout,
-        poll_interval: config.queue_poll_interval,
-        drain: config.shutdown_grace,
-    };
-    let worker = Worker::start(db.clone(), Generation::new(provider(config)?), settings).await?;
-    tracing::info!(
-        queue = QueueName::GenerationCreate.as_str(),
-        concurrency = config.q_gen_create_concurrency,
-        "worker started"
-    );
     let mut beside = JoinSet::new();
-    beside.spawn(upkeep(db.clone(), config.job_retention));
+    let enabled = breaker_switch(config, &mut beside);
+    let images = Images::new(config.image_store()?);
+    let provider = provider(config)?;
+    let drained = CancellationToken::new();
+    let mut lines = JoinSet::new();
+    let mut guards = JoinSet::new();
+    for kind in [CallKind::Text, CallKind::Image] {
+        let policy = config.generation_policy(kind);
+        let (queue, concurrency) = (policy.name, policy.concurrency);
+        let guard = guard(config, kind, &db, enabled.clone());
+        let work =
+            Generation::new(queue, provider.clone(), images.clone(), guard.clone(), probe(config, kind));
+        let settings = WorkerConfig {
+            name: worker_name(),
+            policy,
+            visibility_timeout: config.visibility_timeout,
+            poll_interval: config.queue_poll_interval,
+            drain: config.shutdown_grace,
+        };
+        let worker = Worker::start(db.clone(), work, settings).await?;
+        guards.spawn(guard.watch(drained.clone()));
+        lines.spawn(worker.run(shutdown.clone()));
+        tracing::info!(queue = queue.as_str(), concurrency, "worker started");
+    }
+    beside.spawn(upkeep(db.clone(), config.job_retention, images, config.guard.clone(), enabled));
     ready()?;
+    let work = async {
+        lines.join_all().await;
+        // The guards have the last word: what leave nobody used goes back.
+        drained.cancel();
+        guards.join_all().await;
+    };
     match operations {
         Some((listener, metrics)) => {
             // Health is served until the worker has drained, not only until it was asked to.
-            let drained = CancellationToken::new();
             let router = tollgate_http::ops_router(db.clone(), metrics);
             let serve = tollgate_http::serve(listener, router, drained.clone(), Duration::from_secs(1));
-            let work = async {
-                worker.run(shutdown).await;
-                drained.cancel();
-            };
             tokio::join!(work, serve);
         }
-        None => worker.run(shutdown).await,
+        None => work.await,
     }
     beside.shutdown().await;
     db.close().await;
     Ok(())
+}
+
+/// What stands between this process's workers and the provider, for one kind of call.
+fn guard(config: &Config, kind: CallKind, db: &Database, enabled: watch::Receiver<bool>) -> Guard {
+    let mut class = config.guard.of_kind(kind).clone();
+    let key = config.openai_api_key.as_ref().map(ExposeSecret::expose_secret);
+    if key.is_none() {
+        // Every job fails at once, and no call is made: there is nothing to ration.
+        class.settings.bucket_capacity = 0;
+    }
+    let concurrency = config.generation_policy(kind).concurrency;
+    Guard::new(db.clone(), class, Fingerprint::of(key), concurrency, enabled)
+}
+
+/// What a probe asks for where no job is there to be one (SPEC G8). It is stored nowhere, by us or by the provider.
+fn probe(config: &Config, kind: CallKind) -> GenerationRequest {
+    let (endpoint, model, prompt, size) = match kind {
+        CallKind::Text => (Endpoint::ChatCompletions, &config.default_model, "Say: ok", None),
+        CallKind::Image => {
+            let prompt = "abstract geometric shape, no text";
+            (Endpoint::Images, &config.default_image_model, prompt, Some(DEFAULT_SIZE.to_owned()))
+        }
+    };
+    let mut params = Map::new();
+    if kind == CallKind::Text {
+        params.insert("store".into(), false.into());
+    }
+    GenerationRequest {
+        request_id: Uuid::nil(),
+        endpoint,
+        model: model.clone(),
+        messages: vec![Message { role: MessageRole::User, content: prompt.into() }],
+        temperature: None,
+        max_tokens: None,
+        seed: None,
+        size,
+        params,
+        // The guard's own is what holds.
+        timeout: Duration::from_hours(1),
+    }
+}
+
+/// Whether the breaker's decisions hold: as configured, and as the configuration's file says from then on.
+fn breaker_switch(config: &Config, beside: &mut JoinSet<()>) -> watch::Receiver<bool> {
+    let (switch, enabled) = watch::channel(config.gen_breaker_enabled);
+    beside.spawn(follow_breaker_switch(switch));
+    enabled
+}
+
+/// From one look at the configuration's file to the next.
+const LOOKS: Duration = Duration::from_secs(1);
+
+async fn follow_breaker_switch(switch: watch::Sender<bool>) {
+    let path = Config::path();
+    let changed = || std::fs::metadata(&path).and_then(|file| file.modified()).ok();
+    let mut seen = changed();
+    loop {
+        tokio::time::sleep(LOOKS).await;
+        let now = changed();
+        if now == seen {
+            continue;
+        }
+        seen = now;
+        match Config::load() {
+            Ok(config) => {
+                let changed = switch.send_if_modified(|enabled| {
+                    std::mem::replace(enabled, config.gen_breaker_enabled) != config.gen_breaker_enabled
+                });
+                if changed {
+                    tracing::warn!(
+                        gen_breaker_enabled = config.gen_breaker_enabled,
+                        "the breaker was switched"
+                    );
+                }
+            }
+            Err(error) => tracing::error!(%error, "the configuration's file has changed, and cannot be used"),
+        }
+    }
 }
 
 /// What the API serves operators with, if there is a token for them.

@@ -51,7 +51,11 @@ impl Tollgate {
 struct NoOp(Arc<Seen>);
 impl Work for NoOp {
     type Run = ClaimedTask;
-    async fn claim(&self, db: &Database, worker: Uuid, settings: i64, plan: &mut Plan) -> tollgate_domain::Result<Vec<ClaimedTask>> {
+    type Leave = ();
+    fn leave(&self, want: usize) -> Option<(usize, ())> {
+        Some((want, ()))
+    }
+    async fn claim(&self, db: &Database, worker: Uuid, settings: i64, plan: &mut Plan, _leave: ()) -> tollgate_domain::Result<Vec<ClaimedTask>> {
         queue::claim(db, QUEUE, worker, settings, plan).await
     }
     fn task(run: &ClaimedTask) -> &ClaimedTask {

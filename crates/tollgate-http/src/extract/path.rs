@@ -7,6 +7,8 @@ use http::request::Parts;
 use serde::de::DeserializeOwned;
 use tollgate_model::account::AccountId;
 use tollgate_model::dead_letter::DeadLetter;
+use tollgate_model::guard::class::ClassName;
+use tollgate_model::image::Image;
 use tollgate_model::job::Job;
 use tollgate_model::key::KeyInfo;
 use tollgate_model::queue::QueueName;
@@ -26,12 +28,20 @@ impl Noun for Job {
     const NOUN: &'static str = "job";
 }
 
+impl Noun for Image {
+    const NOUN: &'static str = "image";
+}
+
 impl Noun for KeyInfo {
     const NOUN: &'static str = "API key";
 }
 
 impl Noun for DeadLetter {
     const NOUN: &'static str = "dead letter";
+}
+
+impl Noun for ClassName {
+    const NOUN: &'static str = "class; `GET /internal/gen-health` lists them";
 }
 
 impl Noun for QueueName {

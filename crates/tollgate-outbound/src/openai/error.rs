@@ -13,6 +13,9 @@
 //! | a success whose body is not JSON, or of the wrong shape | `SERVER_ERROR` | retry |
 //! | a success whose body is longer than the cap | `SERVER_ERROR` | fail |
 //! | a success that reports a failure | by its code, see [`reported`] | |
+//! | an image's reply without an image and without a URL of one | `no-image-url` | fail |
+//! | an image whose URL must not be fetched, or that is longer than the cap | `SERVER_ERROR` | fail |
+//! | an image that cannot be fetched, or is none | `SERVER_ERROR` | retry |
 //! | no API key set | `SERVER_ERROR` | fail |
 //!
 //! A body beyond the cap is not asked for again: the provider has done its work and billed it, and the next
@@ -26,9 +29,12 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
-use tollgate_model::generation::{Decision, FailureKind, ProviderFailure};
+use tollgate_model::generation::{Decision, FailureKind, Limits, ProviderFailure};
+use tollgate_model::guard::outcome::OutcomeKind;
 
 use crate::client::causes;
+use crate::download::DownloadError;
+use crate::limits::limits;
 use crate::retry_after::retry_after;
 
 /// What the call was waiting for.
@@ -36,19 +42,25 @@ use crate::retry_after::retry_after;
 pub(super) enum Phase {
     Headers,
     Body,
+    /// The image that the reply points at.
+    Image,
 }
 
 pub(super) fn missing_key() -> ProviderFailure {
-    let message = "no API key for the provider: set OPENAI_API_KEY and restart";
-    failure(FailureKind::ServerError, Decision::Fail, message)
+    ProviderFailure::ours(Decision::Fail, "no API key for the provider: set OPENAI_API_KEY and restart")
 }
 
 pub(super) fn deadline(phase: Phase, timeout: Duration) -> ProviderFailure {
     let message = match phase {
         Phase::Headers => format!("the provider gave no reply within {timeout:?}"),
         Phase::Body => format!("the provider began a reply but did not end it within {timeout:?}"),
+        Phase::Image => format!("the provider's image was not there within {timeout:?}"),
     };
-    failure(FailureKind::Timeout, Decision::Retry, message)
+    let sign = match phase {
+        Phase::Headers | Phase::Image => OutcomeKind::Deadline,
+        Phase::Body => OutcomeKind::SilentSocket,
+    };
+    ProviderFailure { sign, ..failure(FailureKind::Timeout, Decision::Retry, message) }
 }
 
 pub(super) fn not_sent(error: &reqwest::Error) -> ProviderFailure {
@@ -57,7 +69,8 @@ pub(super) fn not_sent(error: &reqwest::Error) -> ProviderFailure {
     } else {
         "the connection to the provider broke before a reply, or the reply was not HTTP"
     };
-    broken(format!("{what}: {}", causes(error)))
+    let sign = if error.is_connect() { OutcomeKind::Connect } else { OutcomeKind::ServerError };
+    ProviderFailure { sign, ..broken(format!("{what}: {}", causes(error))) }
 }
 
 pub(super) fn cut_short(error: &reqwest::Error) -> ProviderFailure {
@@ -70,6 +83,42 @@ pub(super) fn not_json(error: &serde_json::Error) -> ProviderFailure {
 
 pub(super) fn wrong_shape(what: &dyn Display) -> ProviderFailure {
     broken(format!("the provider's reply is JSON of the wrong shape: {what}"))
+}
+
+pub(super) fn wordless(reason: Option<&str>) -> ProviderFailure {
+    let reason = reason.unwrap_or("it does not say why");
+    let message = format!("the provider stopped before the first word of an answer ({reason})");
+    failure(FailureKind::BadRequest, Decision::Fail, message)
+}
+
+pub(super) fn no_base64(error: &dyn Display) -> ProviderFailure {
+    broken(format!("the provider's image is not base64: {error}"))
+}
+
+pub(super) fn no_image() -> ProviderFailure {
+    let message = "the provider's reply holds neither an image nor the URL of one";
+    failure(FailureKind::NoImageUrl, Decision::Fail, message)
+}
+
+pub(super) fn not_recognised() -> ProviderFailure {
+    broken("what the provider sent is no PNG, JPEG or WebP image".to_owned())
+}
+
+pub(super) fn image_too_long(cap: usize) -> ProviderFailure {
+    let message = format!("the provider's image is longer than the {cap} bytes that are allowed");
+    failure(FailureKind::ServerError, Decision::Fail, message)
+}
+
+/// The URL itself is not told: it may be a key to what it points at.
+pub(super) fn not_fetched(error: DownloadError, cap: usize) -> ProviderFailure {
+    match error {
+        DownloadError::TooLong => image_too_long(cap),
+        DownloadError::Refused(why) => {
+            let message = format!("the URL of the provider's image {why}");
+            failure(FailureKind::ServerError, Decision::Fail, message)
+        }
+        DownloadError::Failed(why) => broken(format!("the provider's image could not be fetched: {why}")),
+    }
 }
 
 pub(super) fn too_long(cap: usize) -> ProviderFailure {
@@ -92,7 +141,14 @@ pub(super) fn refused(
     let wait = || retry_after(headers, now).map_or(Decision::Retry, Decision::RetryAfter);
     let (kind, decision) = verdict(status.as_u16(), &said, wait);
     let hint = if status.is_redirection() { ", which is not followed; is the base URL right?" } else { "" };
-    failure(kind, decision, format!("the provider answered {status}{hint}{said}"))
+    let mut failure = failure(kind, decision, format!("the provider answered {status}{hint}{said}"));
+    failure.limits = limits(headers);
+    if said.out_of_money() || [401, 403].contains(&status.as_u16()) {
+        failure.sign = OutcomeKind::CredentialRefused;
+    } else if said.word() == "slow_down" {
+        failure.sign = OutcomeKind::SlowDown;
+    }
+    failure
 }
 
 /// A failure that came inside a success, as an `error` object.
@@ -113,7 +169,9 @@ pub(super) fn reported(error: &Value) -> ProviderFailure {
             _ => (FailureKind::BadRequest, Decision::Fail),
         }
     };
-    failure(kind, decision, format!("the provider reports a failure{said}"))
+    let sign = said.out_of_money().then_some(OutcomeKind::CredentialRefused);
+    let failure = failure(kind, decision, format!("the provider reports a failure{said}"));
+    ProviderFailure { sign: sign.unwrap_or(failure.sign), ..failure }
 }
 
 fn verdict(status: u16, said: &Said, wait: impl FnOnce() -> Decision) -> (FailureKind, Decision) {
@@ -132,7 +190,13 @@ fn broken(message: String) -> ProviderFailure {
 }
 
 fn failure(kind: FailureKind, decision: Decision, message: impl Into<String>) -> ProviderFailure {
-    ProviderFailure { kind, decision, message: message.into() }
+    let sign = match kind {
+        FailureKind::RateLimit => OutcomeKind::RateLimited,
+        FailureKind::ServerError => OutcomeKind::ServerError,
+        FailureKind::Timeout => OutcomeKind::Deadline,
+        FailureKind::BadRequest | FailureKind::NoImageUrl => OutcomeKind::Content,
+    };
+    ProviderFailure { kind, decision, sign, limits: Limits::default(), message: message.into() }
 }
 
 /// What an error says about itself. Every field may be empty.

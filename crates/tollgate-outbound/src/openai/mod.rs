@@ -1,14 +1,16 @@
 //! OpenAI, and everything that speaks its protocol: vLLM, llama.cpp, gateways, our own simulator.
 //!
-//! One call reads from top to bottom in `OpenAi::call`: write the request ([`chat`] or [`responses`]), send it,
-//! read the reply under the same deadline, and turn it into an answer, or into a failure with its decision
-//! ([`error`]). What the two endpoints share of a reply is in [`reply`].
+//! One call reads from top to bottom in `OpenAi::call`: write the request ([`chat`], [`responses`] or [`images`]),
+//! send it, read the reply under the same deadline, and turn it into an answer, or into a failure with its decision
+//! ([`error`]). What the endpoints share of a reply is in [`reply`]. An image that the reply only points at is fetched
+//! before the call ends, under the same deadline: it may be gone an hour later.
 //!
 //! An SDK crate was rejected: its client retries by itself, its types refuse replies with words they do not
 //! know, and what it takes for an error has lost the headers that say when to come back.
 
 mod chat;
 mod error;
+mod images;
 mod reply;
 mod responses;
 
@@ -22,11 +24,15 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 use tollgate_model::generation::{Endpoint, GenerationOutput, GenerationRequest, ProviderFailure};
+use tollgate_model::image::GeneratedImage;
 use url::Url;
 
 use self::error::Phase;
+use self::images::Source;
 use crate::body::{self, BodyError};
 use crate::client::{self, ClientError};
+use crate::download::Downloads;
+use crate::limits::limits;
 use crate::{Provider, message, nul, retry_after};
 
 const NAME: &str = "openai";
@@ -50,11 +56,13 @@ pub struct OpenAiConfig {
     pub api_key: Option<SecretString>,
     /// The most time to establish a connection, TLS included; within the request's own deadline.
     pub connect_timeout: Duration,
-    /// The most bytes that an answer's body may have.
+    /// The most bytes that an answer's body may have, but for an image's.
     pub max_response_bytes: usize,
+    /// The most bytes that an image may have.
+    pub max_image_bytes: usize,
 }
 
-/// The adapter for OpenAI's chat completions and responses. Cheap to share; holds the connection pool.
+/// The adapter for OpenAI's chat completions, responses and images. Cheap to share; holds the connection pool.
 ///
 /// # What is sent
 ///
@@ -65,6 +73,7 @@ pub struct OpenAiConfig {
 ///   job type for the vendor's reasoning models must.
 /// - Responses: the limit goes into `max_output_tokens`; `store` is false unless `params` has it; there is no
 ///   seed.
+/// - Images: prompt and size; one image, and no seed.
 ///
 /// # What fails, and what that means
 ///
@@ -75,8 +84,11 @@ pub struct OpenAi {
     client: reqwest::Client,
     chat_url: Url,
     responses_url: Url,
+    images_url: Url,
+    downloads: Downloads,
     api_key: Option<SecretString>,
     max_response_bytes: usize,
+    max_image_bytes: usize,
 }
 
 impl OpenAi {
@@ -87,7 +99,7 @@ impl OpenAi {
     /// A base URL that is none, a key that no header can carry, or a machine without TLS certificates. A
     /// *missing* key is no error here: the process runs, and the jobs say what is missing.
     pub fn new(config: OpenAiConfig) -> Result<Self, ClientError> {
-        let OpenAiConfig { base_url, api_key, connect_timeout, max_response_bytes } = config;
+        let OpenAiConfig { base_url, api_key, connect_timeout, max_response_bytes, max_image_bytes } = config;
         let client = client::build(&base_url, connect_timeout)?;
         let api_key = match api_key.as_ref().map(|key| key.expose_secret().trim()) {
             None | Some("") => None,
@@ -96,7 +108,18 @@ impl OpenAi {
         };
         let chat_url = client::endpoint(&base_url, &["chat", "completions"]);
         let responses_url = client::endpoint(&base_url, &["responses"]);
-        Ok(Self { client, chat_url, responses_url, api_key, max_response_bytes })
+        let images_url = client::endpoint(&base_url, &["images", "generations"]);
+        let downloads = Downloads::new(base_url, connect_timeout);
+        Ok(Self {
+            client,
+            chat_url,
+            responses_url,
+            images_url,
+            downloads,
+            api_key,
+            max_response_bytes,
+            max_image_bytes,
+        })
     }
 
     /// [`Self::call`], with what it says about a failure made fit to be shown. The one way out for messages.
@@ -119,6 +142,11 @@ impl OpenAi {
         let (url, body) = match request.endpoint {
             Endpoint::ChatCompletions => (&self.chat_url, chat::body(request)),
             Endpoint::Responses => (&self.responses_url, responses::body(request)),
+            Endpoint::Images => (&self.images_url, images::body(request)),
+        };
+        let cap = match request.endpoint {
+            Endpoint::ChatCompletions | Endpoint::Responses => self.max_response_bytes,
+            Endpoint::Images => images::longest_reply(self.max_image_bytes),
         };
         let started = Instant::now();
         let deadline = started + request.timeout.min(LONGEST_TIMEOUT);
@@ -138,30 +166,56 @@ impl OpenAi {
         if !response.status().is_success() {
             return Err(refusal(response, deadline).await);
         }
-        let bytes = timeout_at(deadline, body::read_whole(response, self.max_response_bytes))
+        let limits = limits(response.headers());
+        let bytes = timeout_at(deadline, body::read_whole(response, cap))
             .await
             .map_err(|_| error::deadline(Phase::Body, request.timeout))?
             .map_err(|error| match error {
-                BodyError::TooLong => error::too_long(self.max_response_bytes),
+                BodyError::TooLong => error::too_long(cap),
                 BodyError::Broken(error) => error::cut_short(&error),
             })?;
-        let latency = started.elapsed();
 
         let mut raw: Value = serde_json::from_slice(&bytes).map_err(|error| error::not_json(&error))?;
         nul::strip(&mut raw);
-        let reply = match request.endpoint {
-            Endpoint::ChatCompletions => chat::read(&raw)?,
-            Endpoint::Responses => responses::read(&raw)?,
+        let (reply, image) = match request.endpoint {
+            Endpoint::ChatCompletions => (chat::read(&raw)?, None),
+            Endpoint::Responses => (responses::read(&raw)?, None),
+            Endpoint::Images => {
+                let (reply, source) = images::read(&mut raw)?;
+                let image = timeout_at(deadline, self.image(source))
+                    .await
+                    .map_err(|_| error::deadline(Phase::Image, request.timeout))??;
+                (reply, Some(image))
+            }
         };
+        let latency = started.elapsed();
         Ok(GenerationOutput {
             provider_id: reply.id,
             text: reply.text,
+            image,
+            limits,
             provider: NAME.to_owned(),
             model: if reply.model.is_empty() { request.model.clone() } else { reply.model },
             latency_ms: i64::try_from(latency.as_millis()).unwrap_or(i64::MAX),
             usage: reply.usage,
             raw,
         })
+    }
+
+    /// The bytes, wherever they are, if they are an image of an allowed size.
+    async fn image(&self, source: Source) -> Result<GeneratedImage, ProviderFailure> {
+        let cap = self.max_image_bytes;
+        let bytes = match source {
+            Source::Here(bytes) => bytes,
+            Source::At(url) => {
+                let fetched = self.downloads.fetch(&self.client, &url, cap).await;
+                fetched.map_err(|error| error::not_fetched(error, cap))?
+            }
+        };
+        if bytes.len() > cap {
+            return Err(error::image_too_long(cap));
+        }
+        GeneratedImage::recognise(bytes).ok_or_else(error::not_recognised)
     }
 }
 
@@ -192,8 +246,10 @@ impl fmt::Debug for OpenAi {
         f.debug_struct("OpenAi")
             .field("chat_url", &self.chat_url.as_str())
             .field("responses_url", &self.responses_url.as_str())
+            .field("images_url", &self.images_url.as_str())
             .field("api_key", &self.api_key)
             .field("max_response_bytes", &self.max_response_bytes)
+            .field("max_image_bytes", &self.max_image_bytes)
             .finish_non_exhaustive()
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tollgate_model::generation::{Decision, FailureKind, GenerationRequest, ProviderFailure};
+use tollgate_model::generation::{GenerationRequest, ProviderFailure};
 
 use super::error;
 use super::reply::{self, Reply};
@@ -73,14 +73,7 @@ pub(super) fn read(raw: &Value) -> Result<Reply, ProviderFailure> {
     }
     if text.is_empty() && status == "incomplete" {
         let reason = response.incomplete_details.and_then(|details| details.reason);
-        return Err(ProviderFailure {
-            kind: FailureKind::BadRequest,
-            decision: Decision::Fail,
-            message: format!(
-                "the provider stopped before the first word of an answer ({})",
-                reason.as_deref().unwrap_or("it does not say why")
-            ),
-        });
+        return Err(error::wordless(reason.as_deref()));
     }
     Ok(Reply {
         id: reply::name(raw, "id"),

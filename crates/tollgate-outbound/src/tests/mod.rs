@@ -3,6 +3,7 @@
 mod calls;
 mod cancel;
 mod deadline;
+mod images;
 mod mapping;
 mod secrets;
 mod server;
@@ -32,6 +33,7 @@ pub(crate) fn request() -> GenerationRequest {
         temperature: None,
         max_tokens: None,
         seed: None,
+        size: None,
         params: Map::new(),
         timeout: Duration::from_secs(5),
     }
@@ -51,6 +53,7 @@ fn config(base_url: Url) -> OpenAiConfig {
         api_key: Some(SecretString::from(KEY)),
         connect_timeout: Duration::from_secs(5),
         max_response_bytes: 100_000,
+        max_image_bytes: 50_000,
     }
 }
 

@@ -81,6 +81,11 @@ impl Server {
         Self { address, state, _tasks: tasks }
     }
 
+    /// Adds acts to the script: those that name the server's own address, which it has only now.
+    pub(super) fn then(&self, acts: impl IntoIterator<Item = Act>) {
+        self.state.script.lock().unwrap().extend(acts);
+    }
+
     pub(super) fn url(&self, scheme: &str) -> Url {
         Url::parse(&format!("{scheme}://{}/v1", self.address)).unwrap()
     }

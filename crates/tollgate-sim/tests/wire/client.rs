@@ -92,6 +92,11 @@ impl Running {
         self.call("POST /v1/chat/completions", "", &chat_body(prompt)).await
     }
 
+    /// An image.
+    pub(crate) async fn image(&self, body: &Value) -> Reply {
+        self.call("POST /v1/images/generations", "", &body.to_string()).await
+    }
+
     /// Waits until the statistics are so, and says how long that took.
     pub(crate) async fn until(&self, what: impl Fn(&tollgate_sim::Stats) -> bool) -> Duration {
         let started = Instant::now();

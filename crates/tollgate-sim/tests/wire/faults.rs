@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::time::Instant;
 use tollgate_sim::{Behaviour, Fault, Faults, RetryAfter, Step};
 
@@ -36,6 +37,53 @@ async fn insufficient_quota_is_no_rate_limit() {
     let (_sim, reply) = meet(Step::fault(Fault::InsufficientQuota)).await;
     assert_eq!((reply.status, reply.header("retry-after")), (429, None));
     assert_eq!(reply.error(), ("insufficient_quota".into(), "insufficient_quota".into()));
+}
+
+#[tokio::test]
+async fn slow_down_in_both_its_forms() {
+    let (_sim, reply) = meet(Step::fault(Fault::SlowDown).retry_after(RetryAfter::Seconds(7))).await;
+    assert_eq!((reply.status, reply.header("retry-after")), (429, Some("7")));
+    assert_eq!(reply.error(), ("rate_limit_error".into(), "slow_down".into()));
+
+    let (_sim, reply) = meet(Step::fault(Fault::SlowDown).status(503).retry_after(RetryAfter::Missing)).await;
+    assert_eq!((reply.status, reply.header("retry-after")), (503, None));
+    assert_eq!(reply.error().1, "slow_down");
+}
+
+#[tokio::test]
+async fn unauthorized() {
+    let (_sim, reply) = meet(Step::fault(Fault::Unauthorized)).await;
+    assert_eq!(reply.status, 401);
+    assert_eq!(reply.error(), ("invalid_request_error".into(), "invalid_api_key".into()));
+}
+
+#[tokio::test]
+async fn limits_are_told_on_demand() {
+    for fault in [Fault::Ok, Fault::RateLimit, Fault::ServerError] {
+        let step = Step::fault(fault)
+            .header("retry-after-ms", "250")
+            .header("x-ratelimit-remaining-requests", "0")
+            .header("x-ratelimit-reset-requests", "6m0s");
+        let (_sim, reply) = meet(step).await;
+        assert_eq!(reply.header("retry-after-ms"), Some("250"), "{fault}");
+        assert_eq!(reply.header("x-ratelimit-remaining-requests"), Some("0"), "{fault}");
+        assert_eq!(reply.header("x-ratelimit-reset-requests"), Some("6m0s"), "{fault}");
+    }
+}
+
+#[tokio::test]
+async fn images_without_an_image() {
+    for (fault, datum) in [(Fault::NoImageUrl, json!({})), (Fault::EmptyImageUrl, json!({"url": ""}))] {
+        let sim = start(Behaviour::default()).await;
+        sim.control.script([Step::fault(fault).times(2)]).unwrap();
+        let reply = sim.image(&json!({"model": "gpt-image-1", "prompt": "a gate"})).await;
+        assert_eq!((reply.status, &reply.json()["data"]), (200, &json!([datum])), "{fault}");
+        let reply = sim.chat("x").await;
+        assert!(
+            reply.json()["choices"][0]["message"]["content"].is_string(),
+            "{fault} is no matter of chats"
+        );
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Proper answers and proper refusals.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 use tollgate_sim::Behaviour;
 
@@ -52,6 +54,30 @@ async fn a_response() {
 }
 
 #[tokio::test]
+async fn an_image_in_the_reply_or_at_a_url() {
+    let sim = start(Behaviour::default()).await;
+    let ask = |prompt: &str, format: &str| json!({"model": "gpt-image-1", "prompt": prompt, "response_format": format});
+    let reply = sim.image(&ask("a gate", "b64_json")).await;
+    assert_eq!((reply.status, reply.end), (200, End::Complete));
+    let body = reply.json();
+    assert!(body["created"].as_u64().unwrap() > 1_700_000_000);
+    assert_eq!((&body["usage"]["input_tokens"], &body["usage"]["total_tokens"]), (&json!(2), &json!(274)));
+    let image = STANDARD.decode(body["data"][0]["b64_json"].as_str().unwrap()).unwrap();
+    assert!(image.starts_with(b"\x89PNG\r\n\x1a\n") && image.len() < 20_000, "{} bytes", image.len());
+
+    let body = sim.image(&ask("a gate", "url")).await.json();
+    let url = body["data"][0]["url"].as_str().unwrap();
+    let path = url.strip_prefix("http://sim").unwrap_or_else(|| panic!("{url} is not where we are"));
+    let fetched = sim.call(&format!("GET {path}"), "", "").await;
+    assert_eq!((fetched.status, fetched.header("content-type")), (200, Some("image/png")));
+    assert_eq!(fetched.body, image, "the same prompt is another image by URL");
+
+    let other = sim.image(&ask("a toll", "b64_json")).await.json();
+    assert_ne!(other["data"], json!([{"b64_json": STANDARD.encode(image)}]), "all prompts have one image");
+    assert_eq!(sim.control.stats().arrivals, 3, "only generation counts");
+}
+
+#[tokio::test]
 async fn max_tokens_are_honoured() {
     let sim = start(Behaviour::default()).await;
     let chat = json!({"model": "m", "max_tokens": 2, "messages": [{"role": "user", "content": "Why?"}]});
@@ -84,6 +110,9 @@ async fn refusals_have_openais_shape() {
         ("POST /v1/chat/completions", r#"{"model": "m", "messages": []}"#, 400),
         ("POST /v1/chat/completions", huge.as_str(), 413),
         ("POST /v1/responses", r#"{"input": "x"}"#, 400),
+        ("POST /v1/images/generations", r#"{"model": "m"}"#, 400),
+        ("GET /v1/images/generations", "", 405),
+        ("GET /images/x.png", "", 404),
         ("GET /v1/chat/completions", "", 405),
         ("POST /v1/models", "", 405),
         ("POST /v1/nothing", "", 404),
@@ -94,7 +123,7 @@ async fn refusals_have_openais_shape() {
         assert_eq!(reply.error().0, "invalid_request_error");
     }
     let stats = sim.control.stats();
-    assert_eq!((stats.refused, stats.completed), (4, 4));
+    assert_eq!((stats.refused, stats.completed), (5, 5));
 }
 
 #[tokio::test]

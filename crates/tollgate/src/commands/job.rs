@@ -16,7 +16,7 @@ use crate::output::{Failure, print};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Submit a job.
-    Submit(Submit),
+    Submit(Box<Submit>),
     /// List jobs, newest first.
     List {
         /// Only those in this status: queued, running, succeeded, failed, cancelled.
@@ -66,6 +66,12 @@ pub(crate) struct Submit {
     /// The most tokens to generate.
     #[arg(long, value_name = "N")]
     max_tokens: Option<i64>,
+    /// Size of an image: WIDTHxHEIGHT, or auto.
+    #[arg(long, value_name = "SIZE")]
+    size: Option<String>,
+    /// For a repeatable answer; images of one prompt, seed, model and size are one image.
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    seed: Option<i64>,
     /// 1 (first) to 10 (last).
     #[arg(long, value_name = "N")]
     priority: Option<i64>,
@@ -104,6 +110,8 @@ impl Submit {
             ("model", json!(self.model)),
             ("temperature", json!(self.temperature)),
             ("max_tokens", json!(self.max_tokens)),
+            ("size", json!(self.size)),
+            ("seed", json!(self.seed)),
             ("priority", json!(self.priority)),
             ("max_attempts", json!(self.max_attempts)),
             ("scheduled_at", json!(self.scheduled_at)),
@@ -144,9 +152,9 @@ pub(crate) async fn run(command: Command, config: &Config, json: bool) -> Result
                 if lines.is_empty() { "no jobs".into() } else { lines.join("\n") }
             })
         }
-        Command::Show { id } => show(&client.job(id).await?, json),
+        Command::Show { id } => show(&client, &client.job(id).await?, json),
         Command::Watch { id } => watch(&client, id, json).await,
-        Command::Cancel { id } => show(&client.cancel(id).await?, json),
+        Command::Cancel { id } => show(&client, &client.cancel(id).await?, json),
     }
 }
 
@@ -158,7 +166,7 @@ fn line(job: &Job) -> String {
     )
 }
 
-fn show(job: &Job, json: bool) -> Result<(), Failure> {
+fn show(client: &TollgateClient, job: &Job, json: bool) -> Result<(), Failure> {
     print(json, job, || {
         let mut text = line(job);
         if let Some(error) = &job.error {
@@ -169,6 +177,10 @@ fn show(job: &Job, json: bool) -> Result<(), Failure> {
                 "\n{} ({}), {} ms, {} tokens\n\n{}",
                 output.model, output.provider, output.latency_ms, output.usage.total_tokens, output.text
             );
+            for image in &output.images {
+                let (url, media_type, bytes) = (client.whole(&image.url), image.media_type, image.bytes);
+                text += &format!("\n{url} ({media_type}, {bytes} bytes)");
+            }
         }
         text
     })
@@ -193,7 +205,7 @@ async fn watch(client: &TollgateClient, id: Uuid, json: bool) -> Result<(), Fail
             }
         }
         if job.status.is_final() {
-            show(&job, json)?;
+            show(client, &job, json)?;
             return match job.status {
                 JobStatus::Succeeded => Ok(()),
                 status => Err(Failure::new(format!("the job has {status}"))),

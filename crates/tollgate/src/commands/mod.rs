@@ -6,6 +6,7 @@ pub(crate) mod demo;
 pub(crate) mod dev;
 pub(crate) mod dlq;
 pub(crate) mod doctor;
+pub(crate) mod guard;
 pub(crate) mod job;
 pub(crate) mod key;
 pub(crate) mod lane;

@@ -11,7 +11,7 @@ use crate::output::{Failure, print};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-It speaks OpenAI's chat completions and responses, and says in each reply that it is simulated.
+It speaks OpenAI's chat completions, responses and images, and says in each reply that it is simulated.
 Faults are drawn by these probabilities, or scripted: POST /sim/script. GET /sim/stats counts;
 PUT /sim/faults changes the behaviour; POST /sim/reset starts over.")]
 pub(crate) struct Args {
@@ -33,7 +33,7 @@ pub(crate) struct Args {
     /// Refuse any other key with 401.
     #[arg(long, value_name = "KEY")]
     api_key: Option<String>,
-    /// What a drawn 429 says: `none`, seconds such as `2`, or `date:2`.
+    /// What a drawn `rate_limit` or `slow_down` says: `none`, seconds such as `2`, or `date:2`.
     #[arg(long, value_name = "WAIT", default_value = "1")]
     retry_after: RetryAfter,
     /// Probability (0 to 1) of 429.
@@ -63,6 +63,18 @@ pub(crate) struct Args {
     /// Probability of 400.
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     bad_request: f64,
+    /// Probability of 429 `slow_down`.
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    slow_down: f64,
+    /// Probability of 401.
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    unauthorized: f64,
+    /// Probability of an image's reply without image and URL.
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    no_image_url: f64,
+    /// Probability of an image's reply with an empty URL.
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    empty_image_url: f64,
 }
 
 pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
@@ -84,6 +96,10 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
             truncated: args.truncated,
             insufficient_quota: args.insufficient_quota,
             bad_request: args.bad_request,
+            slow_down: args.slow_down,
+            unauthorized: args.unauthorized,
+            no_image_url: args.no_image_url,
+            empty_image_url: args.empty_image_url,
         },
     };
     behaviour.validate().map_err(|error| Failure::misuse(error.to_string()))?;

@@ -60,7 +60,9 @@ async fn a_request_that_is_dropped_as_its_transaction_begins_leaves_none_open() 
         signal("STOP", pid).await;
         let patience = Duration::from_millis(100);
         let cut_off = if round % 2 == 0 {
-            tokio::time::timeout(patience, runs::release(&one, lease, "test")).await.is_err()
+            tokio::time::timeout(patience, runs::release(&one, QueueName::GenerationCreate, lease, "test"))
+                .await
+                .is_err()
         } else {
             let settings = queue::lane_settings(&one, QueueName::GenerationProbe, lease.account);
             tokio::time::timeout(patience, settings).await.is_err()

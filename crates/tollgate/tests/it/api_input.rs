@@ -35,7 +35,7 @@ const BAD_FIELDS: &[(&str, &str)] = &[
     (r#""messages": [{"role": "user", "content": "a"}]"#, "`messages`"),
     (
         r#""type": "nope""#,
-        "`type` is not a known job type; known are autopoietic.tick, diary.entry, kb.ingest",
+        "`type` is not a known job type; known are autopoietic.tick, diary.entry, image, kb.ingest",
     ),
     (r#""type": """#, "`type`"),
     (r#""type": "TEXT""#, "`type`"),

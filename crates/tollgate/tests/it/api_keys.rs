@@ -189,7 +189,8 @@ async fn every_operation_demands_a_key_and_its_scope() {
             let path = path
                 .replace("{id}", &id)
                 .replace("{account_id}", &id)
-                .replace("{queue}", "generation.create");
+                .replace("{queue}", "generation.create")
+                .replace("{class}", "text");
             assert!(!path.contains('{'), "{what}");
             if path.starts_with("/internal/") {
                 assert_eq!(

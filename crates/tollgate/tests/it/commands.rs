@@ -126,6 +126,12 @@ async fn every_command_explains_itself() {
         "dlq redrive",
         "dlq show",
         "doctor",
+        "guard",
+        "guard breaker",
+        "guard close",
+        "guard open",
+        "guard pause",
+        "guard status",
         "job",
         "job cancel",
         "job list",
@@ -296,7 +302,7 @@ async fn migrate_says_what_it_did_and_a_second_time_does_nothing() {
     let settings = [("DATABASE_URL", &*db.owner_url())];
     let applied = run(&["--json", "migrate"], &settings).await.json();
     assert!(applied["applied"].as_u64().unwrap() > 0, "{applied}");
-    assert_eq!(run(&["--json", "migrate"], &settings).await.json(), json!({ "applied": 0 }));
+    assert_eq!(run(&["--json", "migrate"], &settings).await.json(), json!({ "applied": 0, "legacy": [] }));
     assert_eq!(run(&["migrate"], &settings).await.text(), "the schema is up to date");
     let down = [("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")];
     run(&["migrate"], &down).await.refused(1, &["Connection refused", "DATABASE_URL"]);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use tollgate_model::job::JobStatus;
+use tollgate_model::submission::Submission;
 use tollgate_sim::{Fault, Step};
 use tollgate_testkit::{TestApp, eventually};
 use uuid::Uuid;
@@ -17,9 +18,12 @@ use crate::operators::{BINARY, NO_POLLING, Operator, command, other_letters, tun
 /// Jobs that fail at once, and then no more.
 async fn failed_jobs(app: &TestApp, jobs: u32, fault: Fault) -> Vec<Uuid> {
     app.provider.script([Step::fault(fault).times(jobs)]).unwrap();
+    // What would be tried again has one attempt.
+    let max_attempts = (fault == Fault::RateLimit).then_some(1);
+    let wishes = Submission { max_attempts, ..Submission::default() };
     let mut ids = Vec::new();
     for _ in 0..jobs {
-        ids.push(app.submit("in vain").await);
+        ids.push(app.submit_with("in vain", wishes.clone()).await);
     }
     for &id in &ids {
         assert_eq!(app.ended(id).await.status, JobStatus::Failed);
@@ -124,7 +128,7 @@ async fn a_filter_redrives_what_it_lets_through_and_a_dry_run_only_counts() {
     let app = TestApp::start(BINARY, tune(1, &[])).await;
     let operator = Operator::of(&app);
     let bad = failed_jobs(&app, 3, Fault::BadRequest).await;
-    let poor = failed_jobs(&app, 2, Fault::InsufficientQuota).await;
+    let poor = failed_jobs(&app, 2, Fault::RateLimit).await;
     for (filter, found) in [
         (json!({ "code": "BAD_REQUEST" }), 3),
         (json!({ "code": "NONE" }), 0),

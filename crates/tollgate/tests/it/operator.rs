@@ -28,8 +28,11 @@ async fn operations(operator: &Operator) -> Vec<(Method, String)> {
             continue;
         }
         let id = Uuid::from_u128(1).to_string();
-        let path =
-            path.replace("{id}", &id).replace("{account_id}", &id).replace("{queue}", "generation.create");
+        let path = path
+            .replace("{id}", &id)
+            .replace("{account_id}", &id)
+            .replace("{queue}", "generation.create")
+            .replace("{class}", "text");
         assert!(!path.contains('{'), "{path}");
         operations.extend(
             item.as_object()
@@ -218,7 +221,11 @@ async fn commands_say_what_they_need_and_what_they_did() {
         ("dlq redrive --all --queue generation.create", 2, "`all` does not go with a filter"),
         ("dlq redrive 00000000-0000-0000-0000-000000000001 --code X", 2, "`ids` goes with neither"),
         ("dlq redrive 1", 2, "'1'"),
-        ("dlq list --queue nonsense", 2, "known are generation.create, generation.probe"),
+        (
+            "dlq list --queue nonsense",
+            2,
+            "known are generation.create, generation.create.image, generation.probe",
+        ),
         ("dlq list --since yesterday", 2, "must be a time such as 2030-01-01T00:00:00Z"),
         ("dlq list --limit 101", 2, "1..=100"),
         ("dlq list --cursor x", 2, "--cursor: this cursor does not belong"),

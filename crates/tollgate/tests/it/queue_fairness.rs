@@ -48,6 +48,11 @@ struct Slow {
 
 impl Work for Slow {
     type Run = ClaimedTask;
+    type Leave = ();
+
+    fn leave(&self, want: usize) -> Option<(usize, ())> {
+        Some((want, ()))
+    }
 
     async fn claim(
         &self,
@@ -55,6 +60,7 @@ impl Work for Slow {
         worker: Uuid,
         settings: i64,
         plan: &mut Plan,
+        _leave: (),
     ) -> tollgate_domain::Result<Vec<ClaimedTask>> {
         queue::claim(db, QUEUE, worker, settings, plan).await
     }

@@ -20,7 +20,7 @@ WITH schemas AS (
 ), tables AS (
     SELECT r.*, a.attnum AS account, a.attnotnull AND a.atttypid = 'uuid'::regtype AS account_ok
     FROM relations r LEFT JOIN pg_attribute a ON a.attrelid = r.oid AND a.attname = 'account_id' AND NOT a.attisdropped
-    WHERE r.schema IN ('app', 'queue') AND r.relkind IN ('r', 'p')
+    WHERE r.schema IN ('app', 'queue', 'guard') AND r.relkind IN ('r', 'p')
 ), tenant AS (
     SELECT * FROM tables WHERE schema = 'app' OR account IS NOT NULL
 ), roles AS (
@@ -44,6 +44,7 @@ WITH schemas AS (
      '(prefix = ( SELECT NULLIF(current_setting(''app.key_prefix''::text, true), ''''::text)))', NULL),
     ('app.accounts', 'operator', 'r', 'app_operator', 'true', NULL),
     ('app.credit_balances', 'operator', 'r', 'app_operator', 'true', NULL),
+    ('app.image_audit', 'migrator', '*', 'app_migrator', 'true', 'true'),
     -- A worker and an operator see the queue whole. What a queue has as such is no account's.
     ('queue.workers', 'worker', '*', 'app_worker', 'true', 'true'),
     ('queue.tasks', 'worker', '*', 'app_worker', 'true', 'true'),
@@ -58,6 +59,16 @@ WITH schemas AS (
     ('queue.lanes', 'operator', '*', 'app_operator', 'true', 'true'),
     ('queue.lane_counts', 'operator', '*', 'app_operator', 'true', 'true'),
     ('queue.queues', 'api', '*', 'app_api', 'true', 'true'),
+    -- What is known of the providers is no account's either.
+    ('guard.classes', 'worker', '*', 'app_worker', 'true', 'true'),
+    ('guard.latencies', 'worker', '*', 'app_worker', 'true', 'true'),
+    ('guard.switches', 'worker', '*', 'app_worker', 'true', 'true'),
+    ('guard.classes', 'operator', '*', 'app_operator', 'true', 'true'),
+    ('guard.latencies', 'operator', '*', 'app_operator', 'true', 'true'),
+    ('guard.switches', 'operator', '*', 'app_operator', 'true', 'true'),
+    ('guard.classes', 'api', 'r', 'app_api', 'true', NULL),
+    ('guard.latencies', 'api', 'r', 'app_api', 'true', NULL),
+    ('guard.switches', 'api', 'r', 'app_api', 'true', NULL),
     -- Whose rights queue.totals has.
     ('queue.lane_counts', 'totals', 'r', 'app_migrator', 'true', NULL)
 ), definers (name, result, several, body) AS (VALUES
@@ -74,7 +85,8 @@ const RULES: &[(&str, &str)] = &[
     ("account_id is not a uuid NOT NULL", "SELECT name FROM tenant WHERE account_ok IS NOT TRUE"),
     (
         "no account_id, and not on the list",
-        "SELECT name FROM tables WHERE account IS NULL AND name NOT IN ('queue.workers', 'queue.queues')",
+        "SELECT name FROM tables WHERE account IS NULL AND name NOT IN ('queue.workers', 'queue.queues')
+             AND schema <> 'guard'",
     ),
     (
         "no primary key",
@@ -97,7 +109,7 @@ const RULES: &[(&str, &str)] = &[
         "no tenant policy for every role",
         "SELECT name FROM tenant t WHERE NOT EXISTS (
              SELECT FROM walls w WHERE w.name = t.name
-                                     AND (w.roles = '-' OR t.schema = 'queue' AND w.roles = 'app_api'))",
+                                     AND (w.roles = '-' OR t.schema IN ('queue', 'guard') AND w.roles = 'app_api'))",
     ),
     (
         "policy with another form of app.account_id",
@@ -128,8 +140,8 @@ const RULES: &[(&str, &str)] = &[
     ),
     ("row-level security cannot cover it", "SELECT name FROM relations WHERE relkind IN ('m', 'f')"),
     (
-        "table outside app and queue",
-        "SELECT name FROM relations WHERE relkind IN ('r', 'p') AND schema NOT IN ('app', 'queue')
+        "table outside app, queue and guard",
+        "SELECT name FROM relations WHERE relkind IN ('r', 'p') AND schema NOT IN ('app', 'queue', 'guard')
          AND name <> 'migrations._sqlx_migrations'",
     ),
     (
@@ -198,10 +210,10 @@ const RULES: &[(&str, &str)] = &[
 
 /// Some of what must be found: a checker that looks in the wrong place would find nothing wrong.
 #[rustfmt::skip]
-const KNOWN: [&str; 16] = [
+const KNOWN: [&str; 20] = [
     "accounts", "users", "api_keys", "jobs", "job_events", "credits_ledger", "webhook_endpoints", "webhook_deliveries",
     "stripe_customers", "stripe_events", "usage_rollups_daily", "idempotency_keys", "tasks", "dead_letters",
-    "lanes", "lane_counts",
+    "lanes", "lane_counts", "images", "image_data", "job_images", "image_audit",
 ];
 
 /// What breaks a rule: `object: the rule's words`.
@@ -331,7 +343,7 @@ ALTER VIEW app.extra_view SET (security_invoker = off)
 CREATE MATERIALIZED VIEW app.copy AS SELECT * FROM app.extra
 => app.copy: row-level security cannot cover it
 RESET ROLE; CREATE TABLE public.copy AS SELECT * FROM app.extra
-=> public.copy: table outside app and queue
+=> public.copy: table outside app, queue and guard
 ALTER FUNCTION app.same SECURITY DEFINER
 => app.same(): SECURITY DEFINER function
 CREATE OR REPLACE FUNCTION queue.totals(wanted text, OUT queued bigint, OUT running bigint, OUT done bigint, OUT failed bigint)

@@ -214,7 +214,12 @@ async fn resources(app: &TestApp, worker: &Process) -> (usize, usize) {
 #[tokio::test]
 async fn a_hundred_abandoned_calls_leave_no_socket_and_no_thread() {
     let provider = Behaviour { faults: Faults { hang: 1.0, ..Faults::default() }, ..Behaviour::default() };
-    let settings = [("Q_GEN_CREATE_CONCURRENCY", "100"), ("DATABASE_MAX_CONNECTIONS", "4")];
+    let settings = [
+        ("Q_GEN_CREATE_CONCURRENCY", "100"),
+        ("DATABASE_MAX_CONNECTIONS", "4"),
+        // Whose timeouts are not to stop the others.
+        ("GEN_BREAKER_ENABLED", "false"),
+    ];
     let app = TestApp::start(BINARY, Tune::worker(&settings).provider(provider)).await;
     // The first round opens what is opened once: the pool's connections, the runtime's threads.
     abandon(&app, 50).await;

@@ -13,11 +13,16 @@ const BINARY: &str = env!("CARGO_BIN_EXE_tollgate");
 const SHORT_LEASE: (&str, &str) = ("VISIBILITY_TIMEOUT", "1500ms");
 /// Longer than any test: what is not given back is not had back.
 const LONG_LEASE: (&str, &str) = ("VISIBILITY_TIMEOUT", "10m");
+/// Whose faults are not to stop the others.
+const NO_BREAKER: (&str, &str) = ("GEN_BREAKER_ENABLED", "false");
 const NO_POLLING: (&str, &str) = ("QUEUE_POLL_INTERVAL", "5m");
 
 async fn start(settings: &[(&'static str, &str)]) -> TestApp {
     TestApp::start(BINARY, Tune::worker(settings)).await
 }
+
+/// Processes that are signed in: each is one worker a line.
+const WORKERS: &str = "SELECT count(DISTINCT name) FROM queue.workers";
 
 /// Submits, and waits until the provider has been asked.
 async fn in_call(app: &TestApp, prompt: &str) -> Uuid {
@@ -56,7 +61,7 @@ async fn the_job_of_a_killed_worker_is_run_by_another() {
     assert_eq!(app.history(id).await, ["queued", "started", "requeued", "started", "completed"]);
     assert_eq!(app.provider.arrivals_of(&id.to_string()), 2);
     assert_eq!(app.number("SELECT count(*) FROM app.job_results").await, 1);
-    assert_eq!(app.number("SELECT count(*) FROM queue.workers").await, 1, "the dead one is signed out");
+    assert_eq!(app.number(WORKERS).await, 1, "the dead one is signed out");
     app.assert_consistent().await;
     drop(other);
 }
@@ -96,14 +101,14 @@ async fn a_frozen_worker_wakes_when_all_is_over_changes_nothing_and_works_again(
     app.provider.script([Step::fault(Fault::Hang), Step::ok().text("by the other")]).unwrap();
     let id = in_call(&app, "taken over").await;
     let frozen = &app.workers[0];
-    let first_id = app.number("SELECT count(*) FROM queue.workers").await;
+    let first_id = app.number(WORKERS).await;
     assert_eq!(first_id, 1);
     frozen.freeze();
     let other = app.start_worker().await;
     let before = app.ended(id).await;
     assert_eq!(before.output.as_ref().unwrap().text, "by the other");
     assert_eq!(other.terminate().await, 0);
-    assert_eq!(app.number("SELECT count(*) FROM queue.workers").await, 0, "both are signed out by now");
+    assert_eq!(app.number(WORKERS).await, 0, "both are signed out by now");
 
     frozen.thaw();
     leases_lost(frozen, 1.0).await;
@@ -116,7 +121,7 @@ async fn a_frozen_worker_wakes_when_all_is_over_changes_nothing_and_works_again(
     // There is no one else left: it has signed in anew.
     let job = app.ended(app.submit("work again").await).await;
     assert_eq!((job.status, job.attempts), (JobStatus::Succeeded, 1));
-    assert_eq!(app.number("SELECT count(*) FROM queue.workers").await, 1);
+    assert_eq!(app.number(WORKERS).await, 1);
     app.assert_consistent().await;
 }
 
@@ -159,7 +164,7 @@ const RECORD_LEASES: &str = "
 #[tokio::test]
 async fn lease_tokens_rise_and_are_never_used_twice() {
     let faults = Faults { server_error: 0.5, ..Faults::default() };
-    let settings = [SHORT_LEASE, ("GENERATION_RETRY_DELAYS", "1ms")];
+    let settings = [SHORT_LEASE, ("GENERATION_RETRY_DELAYS", "1ms"), NO_BREAKER];
     let tune = Tune { workers: 3, ..Tune::worker(&settings) };
     let mut app = TestApp::start(BINARY, tune.provider(Behaviour { faults, ..Behaviour::default() })).await;
     app.change(RECORD_LEASES).await;
@@ -221,7 +226,7 @@ async fn sigterm_stops_claiming_and_lets_running_jobs_finish() {
     for id in [waiting, late] {
         assert_eq!(app.history(id).await, ["queued"], "claimed after SIGTERM");
     }
-    assert_eq!(app.number("SELECT count(*) FROM queue.workers").await, 0);
+    assert_eq!(app.number(WORKERS).await, 0);
     app.assert_consistent().await;
 }
 
@@ -238,7 +243,7 @@ async fn what_the_drain_leaves_is_handed_back_unharmed_and_run_at_once() {
         app.number("SELECT count(*) FROM queue.tasks WHERE state = 'ready' AND attempts = 0").await,
         1
     );
-    assert_eq!(app.number("SELECT count(*) FROM queue.workers").await, 0);
+    assert_eq!(app.number(WORKERS).await, 0);
     assert_eq!(app.history(id).await, ["queued", "started", "requeued"]);
     let stats = app.provider.stats();
     assert_eq!((stats.aborted, stats.in_flight, stats.open_sockets), (1, 0, 0));

@@ -111,7 +111,7 @@ async fn a_lease_in_nobodys_hands_is_found_and_the_job_run() {
     let claimed = app.change(
         "BEGIN;
          UPDATE queue.tasks SET state = 'running', lease = nextval('queue.lease_token'), attempts = 1, run_at = now(),
-             worker_id = (SELECT id FROM queue.workers);
+             worker_id = (SELECT id FROM queue.workers LIMIT 1);
          UPDATE queue.lane_counts SET queued = queued - 1, running = running + 1;
          UPDATE app.jobs SET status = 'running', attempts = 1, started_at = now(), last_event = 2;
          INSERT INTO app.job_events (account_id, job_id, seq, type) SELECT account_id, id, 2, 'job.started' FROM app.jobs;
@@ -148,7 +148,7 @@ async fn an_idle_worker_starts_a_job_as_soon_as_it_is_there() {
 
     // A worker that lost its ear hears again, and has missed nothing meanwhile.
     for _ in 0..5 {
-        assert_eq!(cut(&app, "query LIKE 'LISTEN%'").await, 1, "one connection listens");
+        assert_eq!(cut(&app, "query LIKE 'LISTEN%'").await, 2, "one connection a line listens");
         let job = app.ended(app.submit("to a deaf ear").await).await;
         assert!(waited(&job) < TimeDelta::seconds(2), "waited for {}", waited(&job));
     }
@@ -186,7 +186,8 @@ async fn claim(db: &Database, worker: Uuid, limit: usize) -> usize {
     let mut claimed = 0;
     loop {
         let mut plan = lanes.plan(limit - claimed, Duration::ZERO);
-        let runs = runs::claim(db, worker, listing.settings, &mut plan).await.unwrap();
+        let runs =
+            runs::claim(db, QueueName::GenerationCreate, worker, listing.settings, &mut plan).await.unwrap();
         if runs.is_empty() {
             return claimed;
         }

@@ -39,5 +39,6 @@ pub(crate) async fn cancel(
     caller: Caller<JobsWrite>,
     id: Id<Job>,
 ) -> Result<Json<Job>, Problem> {
-    Ok(Json(jobs::cancel(&app.db, caller.account, id.0).await?))
+    let job = jobs::cancel(&app.db, caller.account, id.0).await?;
+    Ok(Json(app.shown(job)))
 }

@@ -50,5 +50,6 @@ pub(crate) async fn list(
 ) -> Result<Json<JobPage>, Problem> {
     let before = page::after(LIST, query.cursor.as_deref())?;
     let jobs = jobs::list(&app.db, caller.account, query.status, before, query.limit.and_one()).await?;
+    let jobs = jobs.into_iter().map(|job| app.shown(job)).collect();
     Ok(Json(Page::new(LIST, jobs, query.limit, |job| job.id)))
 }

@@ -24,5 +24,6 @@ pub(crate) async fn show(
     caller: Caller<JobsRead>,
     id: Id<Job>,
 ) -> Result<Json<Job>, Problem> {
-    Ok(Json(jobs::get(&app.db, caller.account, id.0).await?))
+    let job = jobs::get(&app.db, caller.account, id.0).await?;
+    Ok(Json(app.shown(job)))
 }

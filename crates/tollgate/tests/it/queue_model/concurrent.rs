@@ -298,7 +298,7 @@ async fn queue_keeps_its_counts_whatever_eight_do_at_once() {
     let mut last = Party::start(shared.clone(), AT_ONCE).await;
     last.finish_all_that_is_left(&owner).await.unwrap();
     assert_nothing_forbidden(&owner).await.unwrap();
-    let counts = queue::counts(&shared.worker, QUEUE).await.unwrap();
+    let counts = queue::counts(&shared.worker, &[QUEUE]).await.unwrap();
     assert_eq!((counts.queued, counts.running), (0, 0));
     let (done, failed) = (shared.done.load(Ordering::Relaxed), shared.failed.load(Ordering::Relaxed));
     let letters: i64 =

@@ -1,0 +1,3 @@
+//! What pages load: no key needed, the same for everybody.
+
+pub(crate) mod frames;
