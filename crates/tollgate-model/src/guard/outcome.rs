@@ -19,8 +19,9 @@ impl Fingerprint {
     /// That of a secret; `None`: there is no credential.
     pub fn of(secret: Option<&str>) -> Self {
         let Some(secret) = secret else { return Self("none".to_owned()) };
-        let hash = Sha256::digest(secret.as_bytes());
-        Self(hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+        let hash: [u8; 32] = Sha256::digest(secret.as_bytes()).into();
+        let beginning = hash.iter().take(8).fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
+        Self(format!("{beginning:016x}"))
     }
 }
 
