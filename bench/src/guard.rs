@@ -74,8 +74,8 @@ async fn measure(calls: u64) -> Result<Round> {
     for _ in 0..calls {
         guard.admitted().await;
         let pass = guard.leave(1).and_then(|mut leave| leave.take()).ok_or("no leave on a healthy path")?;
-        let _patience = guard.patience(&key);
-        let call = pass.begin(key.clone()).map_err(|_| "held back on a healthy path")?;
+        let timeout = guard.timeout(&key);
+        let call = pass.begin(key.clone(), timeout).map_err(|_| "held back on a healthy path")?;
         call.ended(Outcome::Success { latency: Duration::from_millis(400) });
     }
     let wall = began.elapsed();

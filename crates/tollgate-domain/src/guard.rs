@@ -15,7 +15,7 @@ use tollgate_model::guard::pause::Pause;
 use tollgate_model::guard::ramp::Share;
 use tollgate_model::guard::state::ClassState;
 use tollgate_model::guard::status::{GuardStatus, KnownTimeout, millis, shown};
-use tollgate_model::guard::timeout::{LatencyKey, Patience, Sketch, timeout};
+use tollgate_model::guard::timeout::{LatencyKey, Sketch, timeout};
 use tollgate_store as store;
 use tollgate_store::{Alone, SystemTx, Tx as _};
 use uuid::Uuid;
@@ -27,6 +27,9 @@ use crate::{Database, Error, Result};
 pub struct Report {
     /// Calls that are over; none of them was a probe.
     pub calls: Vec<Observation>,
+    /// Calls that our own deadline ended, and that were given less time than such calls are given: they say something about
+    /// the provider only if it answered nobody else meanwhile. Else one account's hurry would stop everybody.
+    pub impatient: Vec<Observation>,
     /// How long they took, for those whose length says something.
     pub latencies: HashMap<LatencyKey, Sketch>,
     /// A probe of this worker that is over; cancelled: it was not made.
@@ -58,8 +61,8 @@ pub struct Leave {
     pub more_in: Duration,
     /// It is to make a probe: its epoch, and how long it may take.
     pub probe: Option<(u64, Duration)>,
-    /// How patient to be, for the kinds of call that were reported.
-    pub patience: HashMap<LatencyKey, Patience>,
+    /// How long calls may take, for the kinds that were reported.
+    pub timeouts: HashMap<LatencyKey, Duration>,
 }
 
 /// What a circuit says to a worker.
@@ -105,6 +108,12 @@ pub async fn report(
     if !report.calls.is_empty() {
         effects.extend(state.step(settings, Event::Observed(report.calls), now));
     }
+    let unanswered: Vec<_> =
+        report.impatient.into_iter().filter(|call| !state.answered_since(call, now)).collect();
+    if !unanswered.is_empty() {
+        state.observe(&unanswered, now);
+        effects.extend(state.step(settings, Event::Observed(unanswered), now));
+    }
     let mut probe_ended = false;
     if let Some((epoch, call)) = report.probe {
         paused |= state.observe(std::slice::from_ref(&call), now);
@@ -116,12 +125,12 @@ pub async fn report(
         state.bucket.lower(settings, remaining, now);
     }
     state.calling(worker, report.in_flight, now);
-    let mut patience = HashMap::new();
+    let mut timeouts = HashMap::new();
     for (key, seen) in report.latencies.into_iter().take(KEYS) {
         let id = serde_json::to_string(&key).map_err(|error| Error::Internal(error.to_string()))?;
         let latencies =
             store::add_latencies(&mut tx, name, &id, |latencies| latencies.add(&seen, settings, now)).await?;
-        patience.insert(key, Patience::new(&latencies, settings, now));
+        timeouts.insert(key, timeout(&latencies, settings, now));
     }
 
     // A pause holds for probes too: nobody calls before its end.
@@ -132,19 +141,31 @@ pub async fn report(
         effects.extend(state.step(settings, Event::CredentialInUse { credential: credential.clone() }, now));
         decision = circuit::decide(&state.circuit, settings, enabled, credential, now);
     }
+    let mut broke = false;
     if decision == Decision::ProbeOnly && report.would_probe && pause.is_none() {
-        let answer = state.step(settings, Event::TakeProbe { holder: worker }, now);
-        probe = answer.iter().find_map(|effect| match effect {
-            Effect::ProbeGranted { epoch, until } => Some((*epoch, span(now, *until))),
-            _ => None,
-        });
-        effects.extend(answer);
-        decision = circuit::decide(&state.circuit, settings, enabled, credential, now);
+        // A probe is a call like any other.
+        broke = state.bucket.take(settings, 1, now) == 0;
+        if !broke {
+            let answer = state.step(settings, Event::TakeProbe { holder: worker }, now);
+            probe = answer.iter().find_map(|effect| match effect {
+                Effect::ProbeGranted { epoch, until } => Some((*epoch, span(now, *until))),
+                _ => None,
+            });
+            effects.extend(answer);
+            decision = circuit::decide(&state.circuit, settings, enabled, credential, now);
+            if probe.is_none() {
+                state.bucket.give_back(settings, 1);
+            }
+        }
     }
     let gate = match decision {
         Decision::Admit { share } => Gate::Open(share),
         Decision::Wait { until, why } => {
             Gate::Shut { until: until.map(|until| span(now, until)), why: why.name() }
+        }
+        Decision::ProbeOnly if broke => {
+            let until = span(now, state.bucket.next_token_at(settings, now));
+            Gate::Shut { until: Some(until), why: "budget" }
         }
         Decision::ProbeOnly => Gate::ProbeOnly,
         Decision::NewCredential => Gate::Shut { until: Some(Duration::ZERO), why: "credential" },
@@ -161,16 +182,16 @@ pub async fn report(
     if paused || probe_ended || effects.iter().any(is_change) {
         announce(db, name).await;
     }
-    Ok(Leave { gate, pause, granted, more_in, probe, patience })
+    Ok(Leave { gate, pause, granted, more_in, probe, timeouts })
 }
 
-/// How patient to be with a class's kinds of call, as far as that is known.
-pub async fn patience(db: &Database, class: &ModelClass) -> Result<HashMap<LatencyKey, Patience>> {
+/// How long calls of a class may take, as far as that is known.
+pub async fn timeouts(db: &Database, class: &ModelClass) -> Result<HashMap<LatencyKey, Duration>> {
     let mut alone = Alone::acquire(db.pool()).await?;
     let now = alone.now().await?;
     let rows = store::latencies(&mut alone, class.name.as_str()).await?;
     let known = rows.into_iter().filter_map(|(key, latencies)| {
-        Some((serde_json::from_str(&key).ok()?, Patience::new(&latencies, &class.settings, now)))
+        Some((serde_json::from_str(&key).ok()?, timeout(&latencies, &class.settings, now)))
     });
     Ok(known.collect())
 }
@@ -271,6 +292,7 @@ pub async fn order(db: &Database, class: &ModelClass, order: Order) -> Result<()
         }
         Order::Close => {
             state.pause = Pause::default();
+            state.bucket.restart(now);
             state.step(settings, Event::OperatorClose, now)
         }
         Order::Pause(span) => {
@@ -295,6 +317,17 @@ pub async fn switch_breaker(db: &Database, enabled: bool) -> Result<()> {
     store::switch_breaker(&mut tx, enabled).await?;
     tx.commit().await?;
     announce(db, "*").await;
+    Ok(())
+}
+
+/// Forgets how long calls took that nobody has made for long.
+pub async fn forget_latencies(db: &Database, config: &GuardConfig) -> Result<()> {
+    let mut alone = Alone::acquire(db.pool()).await?;
+    for class in config.classes() {
+        let slices = u32::try_from(class.settings.latency_slices).unwrap_or(u32::MAX);
+        let unused = class.settings.latency_slice.saturating_mul(slices);
+        store::forget_latencies(&mut alone, class.name.as_str(), unused).await?;
+    }
     Ok(())
 }
 

@@ -5,15 +5,23 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use tollgate_model::generation::Limits;
+use tollgate_model::guard::bucket::ProviderLimit;
 
 use crate::retry_after::LONGEST;
+
+/// The reset is when *all* of a limit is back. Where it is not said how much that is, nobody stays away for longer.
+const LONGEST_GUESS: Duration = Duration::from_mins(1);
 
 /// The limits that `headers` speak of.
 pub(crate) fn limits(headers: &HeaderMap) -> Limits {
     let exhausted = |what: &str| {
-        let none_left = number(headers, &format!("x-ratelimit-remaining-{what}")) == Some(0);
-        let reset = text(headers, &format!("x-ratelimit-reset-{what}")).and_then(span);
-        reset.filter(|reset| none_left && !reset.is_zero())
+        let limit = number(headers, &format!("x-ratelimit-limit-{what}"));
+        let remaining = number(headers, &format!("x-ratelimit-remaining-{what}"))?;
+        let reset = text(headers, &format!("x-ratelimit-reset-{what}")).and_then(span)?;
+        let wait = ProviderLimit { limit, remaining, reset }.wait_for(1)?;
+        // Without the limit itself it is not known how soon the first of it is back.
+        let wait = if limit.is_some() { wait } else { wait.min(LONGEST_GUESS) };
+        Some(wait).filter(|wait| !wait.is_zero())
     };
     Limits {
         remaining_requests: number(headers, "x-ratelimit-remaining-requests"),
@@ -43,6 +51,19 @@ mod tests {
     }
 
     #[test]
+    fn of_a_daily_limit_the_next_call_is_soon_back() {
+        let of = |limit: &'static str| {
+            read(&[
+                ("x-ratelimit-limit-requests", limit),
+                ("x-ratelimit-remaining-requests", "0"),
+                ("x-ratelimit-reset-requests", "23h59m"),
+            ])
+        };
+        assert_eq!(of("10000").exhausted_for.map(|wait| wait.as_secs()), Some(8));
+        assert_eq!(of("nonsense").exhausted_for, Some(LONGEST_GUESS));
+    }
+
+    #[test]
     fn nothing_left_means_to_stay_away_until_the_later_reset() {
         let limits = read(&[
             ("x-ratelimit-remaining-requests", "0"),
@@ -51,7 +72,7 @@ mod tests {
             ("x-ratelimit-reset-tokens", "6m0s"),
         ]);
         assert_eq!(limits.remaining_requests, Some(0));
-        assert_eq!(limits.exhausted_for, Some(Duration::from_mins(6)));
+        assert_eq!(limits.exhausted_for, Some(LONGEST_GUESS));
     }
 
     #[test]

@@ -60,10 +60,12 @@ COMMENT ON COLUMN queue.tasks.rank IS 'Twice the priority; one less for a task t
 COMMENT ON COLUMN queue.tasks.lane_capped IS 'Counted in queue.lanes.running.';
 COMMENT ON COLUMN queue.tasks.queue_capped IS 'Counted in queue.queues.running.';
 
+-- Vacuumed after a fixed number of dead rows, whatever its size, and not at full speed: beside a long backlog a vacuum
+-- without pauses took a core for seconds. Rows that were only inserted need none, since they soon go again.
 ALTER TABLE queue.tasks SET (
-    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0,
-    autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 20000,
-    autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000);
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_limit = 1000,
+    autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_scale_factor = 0,
+    autovacuum_analyze_threshold = 500000);
 
 ALTER TABLE queue.tasks ENABLE ROW LEVEL SECURITY;
 ALTER TABLE queue.tasks FORCE ROW LEVEL SECURITY;

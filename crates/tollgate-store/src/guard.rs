@@ -1,11 +1,14 @@
 //! What the workers know of the providers together: a row a class, and one for each kind of call's latencies.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::types::Json;
 use tollgate_model::guard::state::ClassState;
 use tollgate_model::guard::timeout::Latencies;
 
+use crate::tasks::interval;
 use crate::tx::Tx;
 use crate::{Result, SystemTx};
 
@@ -53,7 +56,11 @@ pub async fn class_state(tx: &mut impl Tx, class: &str) -> Result<ClassRow> {
     Ok(ClassRow { state: row.state.filter(|state| !state.is_null()), now: row.now })
 }
 
-/// Adds to the latencies of a kind of call what `add` makes of them. The row is locked until the end of the transaction.
+/// A class has latencies of so many kinds of call at most: models and sizes are the clients' words.
+const KINDS: i64 = 1000;
+
+/// Adds to the latencies of a kind of call what `add` makes of them. The row is locked until the end of the transaction. A
+/// kind beyond the most a class may have is not kept.
 pub async fn add_latencies(
     tx: &mut SystemTx,
     class: &str,
@@ -70,22 +77,38 @@ pub async fn add_latencies(
     let mut latencies = row.and_then(|row| serde_json::from_value(row).ok()).unwrap_or_default();
     add(&mut latencies);
     sqlx::query!(
-        "INSERT INTO guard.latencies (class, key, latencies) VALUES ($1, $2, $3)
+        "INSERT INTO guard.latencies (class, key, latencies)
+         SELECT $1, $2, $3 WHERE (SELECT count(*) FROM (SELECT FROM guard.latencies WHERE class = $1 LIMIT $4) AS kinds) < $4
+             OR EXISTS (SELECT FROM guard.latencies WHERE class = $1 AND key = $2)
          ON CONFLICT (class, key) DO UPDATE SET latencies = excluded.latencies, changed_at = now()",
         class,
         key,
         Json(&latencies) as _,
+        KINDS,
     )
     .execute(tx.conn())
     .await?;
     Ok(latencies)
 }
 
-/// The latencies of a class, call by kind of call, those that changed last first.
+/// Forgets the kinds of call of a class that nobody has made since. Returns how many.
+pub async fn forget_latencies(tx: &mut impl Tx, class: &str, unused: Duration) -> Result<u64> {
+    let done = sqlx::query!(
+        "DELETE FROM guard.latencies WHERE class = $1 AND changed_at < now() - $2::interval",
+        class,
+        interval(unused),
+    )
+    .execute(tx.connection())
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// The latencies of a class, by kind of call.
 pub async fn latencies(tx: &mut impl Tx, class: &str) -> Result<Vec<(String, Latencies)>> {
     let rows = sqlx::query!(
-        "SELECT key, latencies FROM guard.latencies WHERE class = $1 ORDER BY changed_at DESC LIMIT 1000",
+        "SELECT key, latencies FROM guard.latencies WHERE class = $1 ORDER BY key LIMIT $2",
         class,
+        KINDS,
     )
     .fetch_all(tx.connection())
     .await?;

@@ -29,7 +29,8 @@ pub use dead_letters::{
     delete_dead_letters, lock_dead_letters, lock_dead_letters_by_id, redrive, reopen_failed,
 };
 pub use guard::{
-    ClassRow, add_latencies, breaker_enabled, class_state, latencies, lock_class, save_class, switch_breaker,
+    ClassRow, add_latencies, breaker_enabled, class_state, forget_latencies, latencies, lock_class,
+    save_class, switch_breaker,
 };
 pub use images::{
     NewImage, NewPlace, Place, StoredImage, image_by_id, image_data, images_page, insert_image, lock_images,

@@ -89,9 +89,13 @@ async fn claim_loop<W: Work>(
             tracker.spawn(async move { worker.run_one(run, slot).await });
         }
         if idle {
-            if shutdown.run_until_cancelled(worker.work.nothing_there()).await.is_none() {
-                return;
-            }
+            let prober = worker.clone();
+            tracker.spawn(async move {
+                tokio::select! {
+                    () = prober.work.nothing_there() => {}
+                    () = prober.handing_back() => {}
+                }
+            });
             let Some(by_hint) = shutdown.run_until_cancelled(worker.something_to_do()).await else { return };
             claiming.awoken(by_hint);
         }

@@ -46,6 +46,11 @@ impl Generation {
         Self { line, provider, images, guard, probe }
     }
 
+    /// Whether a job asks for less time than such jobs are given where they ask for none.
+    fn is_hasty(&self, request: &GenerationRequest) -> bool {
+        request.timeout < self.probe.timeout.min(self.guard.timeout(&self.key(request)))
+    }
+
     /// What the call's latency is compared with.
     fn key(&self, request: &GenerationRequest) -> LatencyKey {
         LatencyKey {
@@ -87,17 +92,10 @@ impl Work for Generation {
         Ok(runs.into_iter().filter_map(|run| leave.take().map(|pass| Guarded { run, pass })).collect())
     }
 
-    /// A probe is due, and no job is there to be it: a prompt of our own, which belongs to nobody (SPEC G8).
     async fn nothing_there(&self) {
-        let Some(pass) = self.guard.lone_probe() else { return };
-        let request = GenerationRequest { request_id: tollgate_domain::ids::new_id(), ..self.probe.clone() };
-        let span = tracing::info_span!(
-            "probe",
-            queue = QueueName::GenerationProbe.as_str(),
-            provider = self.provider.name(),
-            model = request.model
-        );
-        let _ = self.call(&request, pass).instrument(span).await;
+        if let Some(pass) = self.guard.lone_probe() {
+            self.lone_probe(pass).await;
+        }
     }
 
     fn guard_has_news(&self) {
@@ -119,6 +117,21 @@ impl Work for Generation {
 }
 
 impl Generation {
+    /// A probe is due, and no job is there to be it, or none that is fit: a prompt of our own, which belongs to nobody
+    /// (SPEC G8).
+    async fn lone_probe(&self, pass: Pass) {
+        let request = GenerationRequest { request_id: tollgate_domain::ids::new_id(), ..self.probe.clone() };
+        let span = tracing::info_span!(
+            "probe",
+            queue = QueueName::GenerationProbe.as_str(),
+            provider = self.provider.name(),
+            model = request.model
+        );
+        let _ = self.call(&request, pass).instrument(span).await;
+    }
+}
+
+impl Generation {
     /// One call, from the guard's leave to the guard's report. `None`: the guard has learnt that no call may begin.
     async fn call(
         &self,
@@ -128,12 +141,11 @@ impl Generation {
         let id = request.request_id;
         let key = self.key(request);
         // A request may ask for less than what calls of its kind are given, not for more.
-        let patience = self.guard.patience(&key);
-        let timeout = request.timeout.min(patience.timeout);
-        let impatient = patience.usual.is_some_and(|usual| timeout < usual);
+        let timeout = request.timeout.min(self.guard.timeout(&key));
+        let impatient = self.is_hasty(request);
         let request = GenerationRequest { timeout, ..request.clone() };
         let budget = self.guard.budget();
-        let call = pass.begin(key).ok()?;
+        let call = pass.begin(key, timeout).ok()?;
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         tracing::info!(%id, timeoutMs = timeout_ms, budgetBefore = budget, "gen.request");
         let began = Instant::now();
@@ -153,12 +165,7 @@ impl Generation {
             Err(failure) => {
                 tracing::info!(%id, kind = failure.sign.name(), "gen.fail");
                 call.limits(failure.limits);
-                if impatient && failure.sign.is_timeout() {
-                    // A job that asks for less time than its like takes must not stop everybody else's.
-                    call.ended(Seen::Cancelled);
-                } else {
-                    call.ended_by(failure);
-                }
+                call.ended_by(failure, impatient);
             }
         }
         observe(self.provider.name(), &answer, latency);
@@ -229,6 +236,12 @@ async fn call_and_keep(work: &Generation, run: &Run, pass: Pass) -> Option<Answe
         }
     };
     let is_probe = pass.is_probe();
+    if pass.is_probe() && (work.is_hasty(request) || work.guard.credential_is_refused()) {
+        // A job in a hurry cannot show that the provider is back, and one whose model alone is refused would be asked again
+        // and again: neither shall decide for all the others.
+        work.lone_probe(pass).await;
+        return None;
+    }
     let mut output = match work.call(request, pass).await? {
         Ok(output) => output,
         // It was asked whether our credential is taken again. Any other job would have been told the same.

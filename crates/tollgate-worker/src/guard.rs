@@ -11,18 +11,20 @@
 mod local;
 mod pass;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tollgate_domain::{Database, guard};
+use tollgate_domain::{Database, Result, guard};
 use tollgate_model::guard::class::ModelClass;
 use tollgate_model::guard::outcome::Fingerprint;
-use tollgate_model::guard::timeout::{LatencyKey, Patience};
+use tollgate_model::guard::timeout::LatencyKey;
 use uuid::Uuid;
 
+use crate::LAST_WORDS;
 use crate::backoff::{Backoff, in_time, jitter};
 use local::{Local, May};
 
@@ -89,15 +91,21 @@ impl Guard {
 
     /// Returns once something may be claimed, and holds nothing back for it: [`leave`](Self::leave) does.
     pub async fn admitted(&self) {
+        let mut ask_at = Instant::now();
         loop {
             let changed = self.0.changed.notified();
-            let may = self.local().may(Instant::now());
+            let now = Instant::now();
+            let may = self.local().may(now);
             let until = match may {
                 May::Call(_) | May::Probe => return,
-                May::Ask => {
+                May::Ask if now >= ask_at => {
+                    self.local().ask();
                     self.0.urgent.notify_one();
-                    Instant::now() + REPORTS
+                    ask_at = now + REPORTS;
+                    ask_at
                 }
+                // The same answer again must not be asked for as fast as it comes.
+                May::Ask => ask_at,
                 May::Wait(until) => until.unwrap_or_else(|| Instant::now() + UNTOLD),
             };
             let _ = tokio::time::timeout_at(until, changed).await;
@@ -123,10 +131,14 @@ impl Guard {
         Leave::new(self, probe).take()
     }
 
-    /// How patient to be with a call of this kind.
-    pub fn patience(&self, key: &LatencyKey) -> Patience {
-        let initial = Patience { timeout: self.0.class.settings.timeout_initial, usual: None };
-        self.local().patience(key).unwrap_or(initial)
+    /// How long a call of this kind may take.
+    pub fn timeout(&self, key: &LatencyKey) -> Duration {
+        self.local().timeout(key).unwrap_or(self.0.class.settings.timeout_initial)
+    }
+
+    /// Whether the provider refuses the credential.
+    pub fn credential_is_refused(&self) -> bool {
+        self.local().shut_for(local::CREDENTIAL)
     }
 
     /// How many calls might begin now; `None`: no limit.
@@ -143,19 +155,21 @@ impl Guard {
     /// Tells and learns until `stop`, then gives back what it holds.
     pub async fn watch(self, stop: CancellationToken) {
         let mut database = Backoff::new("guard", &self.0.db);
-        match in_time(guard::patience(&self.0.db, &self.0.class)).await {
-            Ok(patience) => self.local().learn(patience),
+        let known = stop.run_until_cancelled(in_time(guard::timeouts(&self.0.db, &self.0.class))).await;
+        match known.unwrap_or_else(|| Ok(HashMap::new())) {
+            Ok(timeouts) => self.local().learn(timeouts),
             Err(error) => {
                 tracing::debug!(%error, "could not read how long calls take; they have the initial timeout")
             }
         }
         let mut enabled = self.0.enabled.clone();
         loop {
-            if self.local().has_to_report(Instant::now()) {
-                tokio::select! {
-                    () = self.report(&mut database) => {}
-                    () = stop.cancelled() => break,
-                }
+            // Not cut short by the stop: what a report took along would be lost.
+            if self.local().has_to_report(Instant::now())
+                && let Err(error) = self.report().await
+                && stop.run_until_cancelled(database.failed(&error)).await.is_none()
+            {
+                break;
             }
             let pause = async {
                 tokio::select! {
@@ -169,10 +183,13 @@ impl Guard {
             }
         }
         self.local().close();
-        self.report(&mut database).await;
+        let last = tokio::time::timeout(LAST_WORDS, self.report()).await;
+        if !matches!(last, Ok(Ok(()))) {
+            tracing::warn!(class = self.0.class.name.as_str(), "the guard's last report did not get through");
+        }
     }
 
-    async fn report(&self, database: &mut Backoff) {
+    async fn report(&self) -> Result<()> {
         let inner = &*self.0;
         let (report, unsent) = self.local().report(Instant::now());
         let enabled = *inner.enabled.borrow();
@@ -180,13 +197,13 @@ impl Guard {
             guard::report(&inner.db, &inner.class, enabled, inner.caller, &inner.credential, report);
         match in_time(reported).await {
             Ok(leave) => {
-                database.succeeded();
                 self.local().learn_leave(leave, &inner.class.settings, jitter(), Instant::now());
                 inner.changed.notify_waiters();
+                Ok(())
             }
             Err(error) => {
                 self.local().report_failed(unsent);
-                database.failed(&error).await;
+                Err(error)
             }
         }
     }

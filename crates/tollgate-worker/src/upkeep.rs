@@ -87,10 +87,20 @@ async fn count(db: &Database) {
     }
 }
 
+/// From one time to the next at which latencies are forgotten that are too old to count.
+const FORGETTING: Duration = Duration::from_mins(10);
+
 /// What alerts look at (SPEC A7), and dashboards.
 async fn show_guards(db: &Database, guards: &GuardConfig, breaker_enabled: &watch::Receiver<bool>) {
     let mut database = Backoff::new("reading the guards", db);
+    let mut forget_at = Instant::now();
     loop {
+        if Instant::now() >= forget_at {
+            forget_at = Instant::now() + FORGETTING;
+            if let Err(error) = in_time(guard::forget_latencies(db, guards)).await {
+                tracing::debug!(%error, "could not forget how long calls took that nobody makes any more");
+            }
+        }
         let enabled = *breaker_enabled.borrow();
         match in_time(guard::status(db, guards, enabled)).await {
             Ok(all) => {

@@ -187,11 +187,14 @@ fn guard(config: &Config, kind: CallKind, db: &Database, enabled: watch::Receive
 
 /// What a probe asks for where no job is there to be one (SPEC G8). It is stored nowhere, by us or by the provider.
 fn probe(config: &Config, kind: CallKind) -> GenerationRequest {
-    let (endpoint, model, prompt, size) = match kind {
-        CallKind::Text => (Endpoint::ChatCompletions, &config.default_model, "Say: ok", None),
+    let (endpoint, model, prompt, size, timeout_ms) = match kind {
+        CallKind::Text => {
+            let timeout_ms = config.request_timeout_ms;
+            (Endpoint::ChatCompletions, &config.default_model, "Say: ok", None, timeout_ms)
+        }
         CallKind::Image => {
-            let prompt = "abstract geometric shape, no text";
-            (Endpoint::Images, &config.default_image_model, prompt, Some(DEFAULT_SIZE.to_owned()))
+            let (prompt, size) = ("abstract geometric shape, no text", Some(DEFAULT_SIZE.to_owned()));
+            (Endpoint::Images, &config.default_image_model, prompt, size, config.image_timeout_ms)
         }
     };
     let mut params = Map::new();
@@ -208,8 +211,8 @@ fn probe(config: &Config, kind: CallKind) -> GenerationRequest {
         seed: None,
         size,
         params,
-        // The guard's own is what holds.
-        timeout: Duration::from_hours(1),
+        // A job that asks for less than this is in a hurry.
+        timeout: Duration::from_millis(timeout_ms),
     }
 }
 

@@ -48,6 +48,12 @@ impl Bucket {
         self.add(settings, unspent, self.progress);
     }
 
+    /// Counts time from now on, whatever it was told before: a clock that was far ahead for a while would keep everybody
+    /// waiting until then.
+    pub fn restart(&mut self, now: DateTime<Utc>) {
+        self.refilled_at = now;
+    }
+
     /// The provider says that it would take no more than so many calls now. It may only lower what we believe.
     pub fn lower(&mut self, settings: &GuardSettings, remaining: u64, now: DateTime<Utc>) {
         if settings.bucket_capacity == 0 {

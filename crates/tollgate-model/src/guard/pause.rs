@@ -8,7 +8,6 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::settings::GuardSettings;
 use super::time::after;
 
 /// When calls may begin again.
@@ -32,15 +31,10 @@ impl Pause {
     pub fn until(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         self.until.filter(|until| *until > now)
     }
-
-    /// When one worker may go on: at the end or up to the spread after it, never before. `jitter` is its own draw from
-    /// 0 to 1, made once a pause.
-    pub fn resume_at(&self, jitter: f64, settings: &GuardSettings) -> Option<DateTime<Utc>> {
-        self.until.map(|until| resume_at(until, jitter, settings.pause_spread))
-    }
 }
 
-/// `jitter` of the spread after the end of a pause.
+/// When one worker may go on after a pause: at its end or up to the spread after it, never before. `jitter` is the worker's
+/// own draw from 0 to 1, made once a pause.
 pub fn resume_at(pause_until: DateTime<Utc>, jitter: f64, spread: Duration) -> DateTime<Utc> {
     after(pause_until, spread.mul_f64(jitter.clamp(0.0, 1.0)))
 }

@@ -31,11 +31,6 @@ impl Share {
         let part = (full as u128).saturating_mul(u128::from(self.0)) / u128::from(WHOLE);
         usize::try_from(part).unwrap_or(full).max(1).min(full)
     }
-
-    /// For people and metrics, from 0 to 1.
-    pub fn as_f64(self) -> f64 {
-        f64::from(self.0) / f64::from(WHOLE)
-    }
 }
 
 #[cfg(test)]

@@ -61,11 +61,6 @@ impl Sketch {
         self.bins.values().fold(self.censored, |sum, count| sum.saturating_add(*count))
     }
 
-    /// Calls that were given up on.
-    pub fn censored_count(&self) -> u64 {
-        self.censored
-    }
-
     /// What `percent` of the calls, from 1 to 100, did not exceed; `None` if there are no calls.
     pub fn quantile(&self, percent: u8) -> Option<Quantile> {
         let total = u128::from(self.count());

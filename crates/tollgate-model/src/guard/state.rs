@@ -20,6 +20,9 @@ const PAUSE_WITHOUT_A_WORD: Duration = Duration::from_secs(1);
 /// The share of timeouts is that of so many minutes.
 pub const RATE_MINUTES: i64 = 15;
 
+/// A provider that answered so short a time ago is there.
+const LIVELY: Duration = Duration::from_secs(2);
+
 /// What a worker said of its calls in flight is believed for so long.
 const CALLERS_BELIEVED: Duration = Duration::from_secs(30);
 
@@ -70,6 +73,12 @@ impl ClassState {
         let (circuit, effects) = step(circuit, settings, event, now);
         self.circuit = circuit;
         effects
+    }
+
+    /// Whether the provider answered another call while this one waited, or shortly before.
+    pub fn answered_since(&self, call: &Observation, now: DateTime<Utc>) -> bool {
+        let since = before(now, call.began_ago.max(LIVELY));
+        self.circuit.samples().any(|sample| sample.kind.is_good() && sample.at >= since)
     }
 
     /// Calls are over. `true`: they made the pause longer.

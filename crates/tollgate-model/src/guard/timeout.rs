@@ -79,29 +79,6 @@ pub fn timeout_of(recent: &Sketch, settings: &GuardSettings) -> Duration {
 }
 
 /// A slice that is yet to begin is of a clock that went back since, and no more to be trusted than an old one.
-/// How patient to be with calls of one kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience {
-    /// So long a call may take.
-    pub timeout: Duration,
-    /// So long nearly all of them take, as far as that is known. Whoever asks for less than this and does not get it was
-    /// impatient, and has learnt nothing about the provider.
-    pub usual: Option<Duration>,
-}
-
-impl Patience {
-    /// What recent latencies come to.
-    pub fn new(latencies: &Latencies, settings: &GuardSettings, now: DateTime<Utc>) -> Self {
-        let recent = latencies.recent(settings, now);
-        let known = recent.count() >= settings.timeout_min_samples;
-        let usual = match recent.quantile(PERCENT) {
-            Some(Quantile::At(p95)) if known => Some(p95),
-            _ => None,
-        };
-        Self { timeout: timeout_of(&recent, settings), usual }
-    }
-}
-
 fn is_current(began: i64, settings: &GuardSettings, now: DateTime<Utc>) -> bool {
     let length = seconds(settings);
     let slices = i64::try_from(settings.latency_slices).unwrap_or(i64::MAX);

@@ -5,7 +5,7 @@
 //! | 429 | `RATE_LIMIT` | retry, when the reply says so if it does |
 //! | 429, and there is no money left (`insufficient_quota`, `billing_not_active`) | `RATE_LIMIT` | fail |
 //! | 408 | `TIMEOUT` | retry |
-//! | any other 4xx | `BAD_REQUEST` | fail |
+//! | any other 4xx; 401, and a 403 that is not about the request, stop the guard too | `BAD_REQUEST` | fail |
 //! | 5xx | `SERVER_ERROR` | retry, when the reply says so if it does |
 //! | any other status: 1xx, 3xx, unheard of | `SERVER_ERROR` | retry |
 //! | our deadline, wherever it struck | `TIMEOUT` | retry |
@@ -143,7 +143,10 @@ pub(super) fn refused(
     let hint = if status.is_redirection() { ", which is not followed; is the base URL right?" } else { "" };
     let mut failure = failure(kind, decision, format!("the provider answered {status}{hint}{said}"));
     failure.limits = limits(headers);
-    if said.out_of_money() || [401, 403].contains(&status.as_u16()) {
+    if said.out_of_money()
+        || status == StatusCode::UNAUTHORIZED
+        || (status == StatusCode::FORBIDDEN && !said.of_the_request())
+    {
         failure.sign = OutcomeKind::CredentialRefused;
     } else if said.word() == "slow_down" {
         failure.sign = OutcomeKind::SlowDown;
@@ -236,6 +239,11 @@ impl Said {
 
     fn word(&self) -> &str {
         if self.code.is_empty() { &self.kind } else { &self.code }
+    }
+
+    /// A 403 may be about the model that a client named, not about the credential: that must stop nobody else.
+    fn of_the_request(&self) -> bool {
+        self.kind == "invalid_request_error" || self.code == "model_not_found"
     }
 
     /// The vendor says so with a 429, and it is no matter of waiting.

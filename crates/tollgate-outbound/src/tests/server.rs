@@ -94,6 +94,11 @@ impl Server {
         self.state.seen.lock().unwrap().clone()
     }
 
+    /// Of what it has seen, keeps the counts alone.
+    pub(super) fn forget(&self) {
+        self.state.seen.lock().unwrap().clear();
+    }
+
     pub(super) fn counts(&self) -> Counts {
         *self.state.counts.borrow()
     }

@@ -8,7 +8,7 @@ use tollgate_domain::guard::{Gate, Leave, Report};
 use tollgate_model::guard::outcome::{Observation, Outcome};
 use tollgate_model::guard::ramp::Share;
 use tollgate_model::guard::settings::GuardSettings;
-use tollgate_model::guard::timeout::{LatencyKey, Patience, Sketch};
+use tollgate_model::guard::timeout::{LatencyKey, Sketch};
 
 use super::UNTOLD;
 
@@ -18,8 +18,15 @@ const UNTOLD_CALLS: usize = 1000;
 /// Kinds of call whose timeouts are remembered, at most: models and sizes are the clients' words.
 const KEYS: usize = 10_000;
 
+/// What was heard longer ago is asked anew before the next claim.
+const STALE: Duration = Duration::from_secs(2);
+
 /// Leave that nobody used for so long goes back.
 const UNUSED: Duration = Duration::from_secs(2);
+
+/// What a gate may be shut for.
+pub(super) const OPERATOR: &str = "operator";
+pub(super) const CREDENTIAL: &str = "credential";
 
 /// What may be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +45,8 @@ pub(super) enum May {
 #[derive(Debug, Clone)]
 pub(super) struct Ended {
     pub outcome: Outcome,
+    /// Our deadline ended it, and it was shorter than what such a call is given.
+    pub impatient: bool,
     pub began: Instant,
     pub ended: Instant,
 }
@@ -52,13 +61,15 @@ impl Ended {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Passes {
     pub count: usize,
-    pub probe: Option<u64>,
+    pub probe: Option<Probe>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Probe {
-    epoch: u64,
-    until: Instant,
+/// Leave to make a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Probe {
+    pub epoch: u64,
+    /// Then somebody else may make one.
+    pub until: Instant,
 }
 
 #[derive(Debug)]
@@ -79,18 +90,22 @@ pub(super) struct Local {
     more_at: Instant,
     used: Instant,
     want: u32,
+    /// An answer to that is yet to come.
+    asking: bool,
     asked: bool,
     would_probe: bool,
     probe: Option<Probe>,
     /// Passes that are out: claimed for, or calling.
     out: usize,
     in_flight: u32,
+    /// What the others believe that to be.
+    told_in_flight: u32,
     calls: VecDeque<Ended>,
     ended_probe: Option<(u64, Ended)>,
     latencies: HashMap<LatencyKey, Sketch>,
     remaining: Option<u64>,
     bad_news: bool,
-    patience: HashMap<LatencyKey, Patience>,
+    timeouts: HashMap<LatencyKey, Duration>,
     closed: bool,
 }
 
@@ -120,17 +135,19 @@ impl Local {
             more_at: now,
             used: now,
             want: 0,
+            asking: false,
             asked: true,
             would_probe: false,
             probe: None,
             out: 0,
             in_flight: 0,
+            told_in_flight: 0,
             calls: VecDeque::new(),
             ended_probe: None,
             latencies: HashMap::new(),
             remaining: None,
             bad_news: false,
-            patience: HashMap::new(),
+            timeouts: HashMap::new(),
             closed: false,
         }
     }
@@ -140,8 +157,13 @@ impl Local {
         if let Some(until) = self.paused(now) {
             return May::Wait(Some(until));
         }
-        if self.probe.is_some_and(|probe| probe.until > now) {
+        self.probe.take_if(|probe| probe.until <= now);
+        if self.probe.is_some() {
             return May::Probe;
+        }
+        if matches!(self.gate, Gate::Open(_)) && now - self.heard > STALE {
+            // Whatever was heard long ago may not hold any more, and the hint of it may have been lost.
+            return May::Ask;
         }
         match self.gate {
             Gate::Shut { until, .. } => match until.map(|until| self.heard + until) {
@@ -160,13 +182,12 @@ impl Local {
                 let room = share.of(self.concurrency).saturating_sub(self.out);
                 match room {
                     0 => May::Wait(None),
-                    room if !self.limited => May::Call(room),
-                    room if self.tokens > 0 => May::Call(room.min(self.tokens as usize)),
+                    room if !self.limited || self.tokens > 0 => May::Call(room),
                     _ if self.more_at > now => May::Wait(Some(self.more_at)),
-                    _ => {
-                        self.want = self.want.max(1);
-                        May::Ask
-                    }
+                    _ if self.asking => May::Ask,
+                    // Tokens are asked for by whoever has something to use them for: what idle processes hold, the bucket
+                    // would refill.
+                    room => May::Call(room),
                 }
             }
         }
@@ -175,13 +196,14 @@ impl Local {
     pub(super) fn leave(&mut self, want: usize, now: Instant) -> Option<Passes> {
         match self.may(now) {
             May::Call(most) => {
-                let count = most.min(want);
+                let wanted = most.min(want);
+                let count = if self.limited { wanted.min(self.tokens as usize) } else { wanted };
                 if self.limited {
-                    let count = u32::try_from(count).unwrap_or(u32::MAX);
-                    self.tokens -= count;
-                    self.used = now;
-                    let missing = u32::try_from(want).unwrap_or(u32::MAX) - count;
-                    self.want = self.want.max(missing.min(self.slice));
+                    let tokens = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+                    self.tokens -= tokens(count);
+                    self.used = if count > 0 { now } else { self.used };
+                    self.want = self.want.max(tokens(wanted - count).min(self.slice));
+                    self.asking |= self.want > 0;
                 }
                 self.out += count;
                 (count > 0).then_some(Passes { count, probe: None })
@@ -195,16 +217,25 @@ impl Local {
         self.paused(now).is_none().then_some(())?;
         let probe = self.probe.take().filter(|probe| probe.until > now)?;
         self.out += 1;
-        Some(Passes { count: 1, probe: Some(probe.epoch) })
+        Some(Passes { count: 1, probe: Some(probe) })
     }
 
     fn paused(&self, now: Instant) -> Option<Instant> {
         self.pause.filter(|until| *until > now)
     }
 
-    /// Whether a call that was allowed may still begin.
-    pub(super) fn may_begin(&self, probe: bool, now: Instant) -> bool {
-        self.paused(now).is_none() && (probe || matches!(self.gate, Gate::Open(_)))
+    /// Whether a call that was allowed may still begin. A probe has to be over while its leave lasts: else there could be two.
+    pub(super) fn may_begin(&self, probe: Option<Probe>, timeout: Duration, now: Instant) -> bool {
+        let allowed = match probe {
+            Some(probe) => now + timeout <= probe.until && !self.shut_for(OPERATOR),
+            None => matches!(self.gate, Gate::Open(_)),
+        };
+        allowed && self.paused(now).is_none()
+    }
+
+    /// Whether that is what keeps calls from being made.
+    pub(super) fn shut_for(&self, why: &str) -> bool {
+        matches!(self.gate, Gate::Shut { why: shut, .. } if shut == why)
     }
 
     pub(super) fn begun(&mut self) {
@@ -212,40 +243,42 @@ impl Local {
     }
 
     /// A pass that was not used.
-    pub(super) fn returned(&mut self, probe: Option<u64>, now: Instant) {
+    pub(super) fn returned(&mut self, probe: Option<Probe>, now: Instant) {
         self.out -= 1;
         match probe {
-            Some(epoch) => {
-                self.ended_probe =
-                    Some((epoch, Ended { outcome: Outcome::Cancelled, began: now, ended: now }));
-                self.bad_news = true;
-            }
+            Some(probe) => self.give_probe_back(probe, now),
             None if self.limited => self.tokens += 1,
             None => {}
         }
     }
 
+    fn give_probe_back(&mut self, probe: Probe, now: Instant) {
+        let ended = Ended { outcome: Outcome::Cancelled, impatient: false, began: now, ended: now };
+        self.ended_probe = Some((probe.epoch, ended));
+        self.bad_news = true;
+    }
+
     /// A call is over. `true`: the others have to know at once.
-    pub(super) fn ended(&mut self, probe: Option<u64>, ended: Ended, key: &LatencyKey) -> bool {
+    pub(super) fn ended(&mut self, probe: Option<Probe>, ended: Ended, key: &LatencyKey) -> bool {
         self.out -= 1;
         self.in_flight -= 1;
         match &ended.outcome {
             Outcome::Success { latency } => self.sketch(key).answered(*latency),
-            outcome if outcome.kind().is_timeout() => self.sketch(key).censored(),
+            outcome if outcome.kind().is_timeout() && !ended.impatient => self.sketch(key).censored(),
             Outcome::RateLimited { pause: Some(pause) } => {
                 let until = ended.ended + *pause;
                 self.stay_away(until);
             }
             Outcome::CredentialRefused { .. } => {
                 // No other call of ours will do better, and nobody has to tell us so.
-                self.gate = Gate::Shut { until: Some(Duration::ZERO), why: "credential" };
+                self.gate = Gate::Shut { until: Some(Duration::ZERO), why: CREDENTIAL };
                 self.heard = ended.ended;
             }
             _ => {}
         }
         let good = ended.outcome.kind().is_good() || ended.outcome == Outcome::Cancelled;
-        if let Some(epoch) = probe {
-            self.ended_probe = Some((epoch, ended));
+        if let Some(probe) = probe {
+            self.ended_probe = Some((probe.epoch, ended));
             self.bad_news = true;
         } else if ended.outcome != Outcome::Cancelled {
             if self.calls.len() >= UNTOLD_CALLS {
@@ -291,11 +324,12 @@ impl Local {
     pub(super) fn has_to_report(&mut self, now: Instant) -> bool {
         let silent = now - self.heard;
         let ramping = matches!(self.gate, Gate::Open(share) if share != Share::WHOLE);
+        let news = !self.calls.is_empty() || self.in_flight != self.told_in_flight;
         self.asked
             || self.bad_news
             || self.want > 0
             || (self.would_probe && matches!(self.gate, Gate::ProbeOnly))
-            || ((!self.calls.is_empty() || ramping || self.unused(now)) && silent >= super::REPORTS)
+            || ((news || ramping || self.unused(now)) && silent >= super::REPORTS)
             || silent >= UNTOLD
     }
 
@@ -318,8 +352,11 @@ impl Local {
             pause,
             remaining,
         };
+        let (impatient, calls): (Vec<_>, Vec<_>) = calls.into_iter().partition(|call| call.impatient);
+        let observed = |calls: Vec<Ended>| calls.into_iter().map(|call| call.observed(now)).collect();
         let report = Report {
-            calls: calls.into_iter().map(|call| call.observed(now)).collect(),
+            calls: observed(calls),
+            impatient: observed(impatient),
             latencies,
             probe: probe.map(|(epoch, ended)| (epoch, ended.observed(now))),
             unspent,
@@ -330,6 +367,7 @@ impl Local {
             in_flight: self.in_flight,
         };
         (self.asked, self.bad_news) = (false, false);
+        self.told_in_flight = self.in_flight;
         (report, unsent)
     }
 
@@ -348,11 +386,11 @@ impl Local {
         if let Some(remaining) = remaining {
             self.limited_by_provider(remaining);
         }
-        self.asked = true;
+        (self.asked, self.asking) = (true, false);
     }
 
     pub(super) fn learn_leave(&mut self, leave: Leave, settings: &GuardSettings, jitter: f64, now: Instant) {
-        let Leave { gate, pause, granted, more_in, probe, patience } = leave;
+        let Leave { gate, pause, granted, more_in, probe, timeouts } = leave;
         // What went wrong since this was asked for may have shut it; the answer to that is under way.
         if !(self.bad_news && matches!(gate, Gate::Open(_))) {
             self.gate = gate;
@@ -370,6 +408,7 @@ impl Local {
             // An operator may have ended it; one that was heard of here alone is in the next report.
             self.pause = self.pause.filter(|until| *until > now && self.bad_news);
         }
+        self.asking = self.want > 0;
         self.tokens += granted;
         if granted > 0 {
             self.used = now;
@@ -378,18 +417,23 @@ impl Local {
         if let Some((epoch, within)) = probe {
             self.probe = Some(Probe { epoch, until: now + within });
         }
-        self.learn(patience);
-    }
-
-    pub(super) fn learn(&mut self, patience: HashMap<LatencyKey, Patience>) {
-        if self.patience.len() + patience.len() > KEYS {
-            self.patience.clear();
+        if self.shut_for(OPERATOR)
+            && let Some(probe) = self.probe.take()
+        {
+            self.give_probe_back(probe, now);
         }
-        self.patience.extend(patience);
+        self.learn(timeouts);
     }
 
-    pub(super) fn patience(&self, key: &LatencyKey) -> Option<Patience> {
-        self.patience.get(key).copied()
+    pub(super) fn learn(&mut self, timeouts: HashMap<LatencyKey, Duration>) {
+        if self.timeouts.len() + timeouts.len() > KEYS {
+            self.timeouts.clear();
+        }
+        self.timeouts.extend(timeouts);
+    }
+
+    pub(super) fn timeout(&self, key: &LatencyKey) -> Option<Duration> {
+        self.timeouts.get(key).copied()
     }
 
     pub(super) fn budget(&self) -> Option<u32> {
@@ -400,9 +444,10 @@ impl Local {
     pub(super) fn close(&mut self) {
         self.closed = true;
         if let Some(probe) = self.probe.take() {
-            let now = Instant::now();
-            self.ended_probe =
-                Some((probe.epoch, Ended { outcome: Outcome::Cancelled, began: now, ended: now }));
+            self.give_probe_back(probe, Instant::now());
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

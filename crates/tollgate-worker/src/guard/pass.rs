@@ -1,19 +1,21 @@
 //! Leave to call, as values: what is dropped unused goes back by itself.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 use tollgate_model::generation::{Decision, Limits, ProviderFailure};
 use tollgate_model::guard::outcome::{Outcome, OutcomeKind};
 use tollgate_model::guard::timeout::LatencyKey;
 
 use super::Guard;
-use super::local::{Ended, Passes};
+use super::local::{Ended, Passes, Probe};
 
 /// Leave to claim so many tasks and make a call for each.
 #[derive(Debug)]
 pub struct Leave {
     guard: Guard,
     count: usize,
-    probe: Option<u64>,
+    probe: Option<Probe>,
 }
 
 impl Leave {
@@ -46,7 +48,7 @@ impl Drop for Leave {
 pub struct Pass {
     /// Until it is used.
     guard: Option<Guard>,
-    probe: Option<u64>,
+    probe: Option<Probe>,
 }
 
 /// Between the claim and the call the guard has learnt that no call may begin.
@@ -59,18 +61,18 @@ impl Pass {
         self.probe.is_some()
     }
 
-    /// The call begins.
-    pub fn begin(mut self, key: LatencyKey) -> Result<Call, HeldBack> {
+    /// The call begins, and will not last longer than `timeout`.
+    pub fn begin(mut self, key: LatencyKey, timeout: Duration) -> Result<Call, HeldBack> {
         let guard = self.guard.as_ref().ok_or(HeldBack)?;
         {
             let mut local = guard.local();
-            if !local.may_begin(self.is_probe(), Instant::now()) {
+            if !local.may_begin(self.probe, timeout, Instant::now()) {
                 return Err(HeldBack);
             }
             local.begun();
         }
         let guard = self.guard.take().ok_or(HeldBack)?;
-        Ok(Call { guard, probe: self.probe, key, began: Instant::now(), outcome: None })
+        Ok(Call { guard, probe: self.probe, key, began: Instant::now(), outcome: None, impatient: false })
     }
 }
 
@@ -90,10 +92,11 @@ impl Drop for Pass {
 #[derive(Debug)]
 pub struct Call {
     guard: Guard,
-    probe: Option<u64>,
+    probe: Option<Probe>,
     key: LatencyKey,
     began: Instant,
     outcome: Option<Outcome>,
+    impatient: bool,
 }
 
 impl Call {
@@ -102,8 +105,9 @@ impl Call {
         self.outcome = Some(outcome);
     }
 
-    /// It brought no answer.
-    pub fn ended_by(self, failure: &ProviderFailure) {
+    /// It brought no answer. `impatient`: it was given less time than such a call is given.
+    pub fn ended_by(mut self, failure: &ProviderFailure, impatient: bool) {
+        self.impatient = impatient && failure.sign.is_timeout();
         let pause = match failure.decision {
             Decision::RetryAfter(pause) => Some(pause),
             Decision::Retry | Decision::Fail => None,
@@ -142,7 +146,7 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         let outcome = self.outcome.take().unwrap_or(Outcome::Cancelled);
-        let ended = Ended { outcome, began: self.began, ended: Instant::now() };
+        let ended = Ended { outcome, impatient: self.impatient, began: self.began, ended: Instant::now() };
         if self.guard.local().ended(self.probe, ended, &self.key) {
             self.guard.0.urgent.notify_one();
         }

@@ -18,7 +18,7 @@ pub(crate) enum Command {
     Status,
     /// Let no calls begin: for a time, after which probes decide, or until `close`.
     Open {
-        /// The class: text, image, or one that tollgate.toml declares.
+        /// The class: text or image.
         class: String,
         /// For so long, such as 10m. Without it: until further notice.
         #[arg(long = "for", value_name = "TIME", value_parser = time)]
@@ -26,12 +26,12 @@ pub(crate) enum Command {
     },
     /// Let calls begin, whatever was. A pause ends too.
     Close {
-        /// The class: text, image, or one that tollgate.toml declares.
+        /// The class: text or image.
         class: String,
     },
     /// Let no calls and no probes begin for so long at least. It never makes a pause shorter.
     Pause {
-        /// The class: text, image, or one that tollgate.toml declares.
+        /// The class: text or image.
         class: String,
         /// For so long, such as 30s.
         #[arg(long = "for", value_name = "TIME", value_parser = time)]

@@ -1,53 +1,52 @@
 //! A fleet that may not call: it waits without a word, and all but without a statement.
 
-use serde_json::json;
+use std::time::Duration;
 
-use crate::guard_matrix::fleet::{Fleet, now, pause, quick, submit};
+use serde_json::json;
+use tempfile::NamedTempFile;
+use tollgate_testkit::{TestApp, Tune, eventually};
+
+use crate::guard_matrix::fleet::{Fleet, now, pause, quick, submit, tuned};
 use crate::guard_matrix::well;
-use crate::operators::command;
+use crate::operators::{BINARY, command};
 
 const WORKERS: usize = 2;
 
-/// What a wait costs, over all workers.
+/// What workers did so far.
 #[derive(Debug)]
-struct Cost {
-    claims: i64,
-    transactions: i64,
+struct Work {
+    claims: usize,
+    statements: usize,
     lines: usize,
 }
 
-/// A claim walks along this index once for each lane that it takes from; so do sweeps, now and then.
-const CLAIMS: &str = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'tasks_ready'";
-const TRANSACTIONS: &str =
-    "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()";
-
-/// What so many seconds cost.
-async fn wait(fleet: &Fleet, seconds: u64) -> Cost {
-    let look = || async {
-        // PostgreSQL counts what a session did when that is idle, a second later at most.
-        pause(1500).await;
-        let lines = fleet.lines("");
-        (fleet.app.number(CLAIMS).await, fleet.app.number(TRANSACTIONS).await, lines)
-    };
-    let before = look().await;
-    pause(seconds * 1000 - 1500).await;
-    let after = look().await;
-    Cost { claims: after.0 - before.0, transactions: after.1 - before.1, lines: after.2 - before.2 }
+impl Work {
+    /// PostgreSQL writes down each statement of the workers, the first line of it beside the word `execute`.
+    async fn so_far(fleet: &Fleet) -> Self {
+        let log: String = sqlx::query_scalar("SELECT current_setting('data_directory') || '.log'")
+            .fetch_one(&fleet.app.owner)
+            .await
+            .unwrap();
+        let log = std::fs::read_to_string(log).unwrap();
+        let statements: Vec<_> = log.lines().filter(|line| line.contains("LOG:  execute ")).collect();
+        let claims = statements.iter().filter(|line| line.contains("WITH me AS MATERIALIZED (")).count();
+        Self { claims, statements: statements.len(), lines: fleet.lines("") }
+    }
 }
 
 async fn assert_calm(case: &str, fleet: &Fleet, seconds: u64) {
-    let arrivals = fleet.stats().arrivals;
-    let cost = wait(fleet, seconds).await;
-    let per = |count: i64| count as f64 / (WORKERS as f64 * seconds as f64);
+    let (arrivals, before) = (fleet.stats().arrivals, Work::so_far(fleet).await);
+    pause(seconds * 1000).await;
+    let after = Work::so_far(fleet).await;
+    let (claims, lines) = (after.claims - before.claims, after.lines - before.lines);
+    let per = |count: usize| count as f64 / (WORKERS as f64 * seconds as f64);
     println!(
-        "{case}, 200 jobs waiting: {:.2} claims, {:.1} transactions per worker and second, {} log lines of {WORKERS} \
-         workers in {seconds} s",
-        per(cost.claims),
-        per(cost.transactions),
-        cost.lines,
+        "{case}, 200 jobs waiting: {claims} claims, {:.1} statements per worker and second (its heartbeats, sweeps and \
+         metrics among them), {lines} log lines of {WORKERS} workers in {seconds} s",
+        per(after.statements - before.statements),
     );
-    assert!(per(cost.claims) < 1.0, "{case}: {cost:?}");
-    assert!(cost.lines < 5 * WORKERS, "{case}: {cost:?}");
+    assert!(per(claims) < 1.0, "{case}: {claims} claims in {seconds} s");
+    assert!(lines < 5 * WORKERS, "{case}: {lines} lines");
     assert_eq!(fleet.stats().arrivals, arrivals, "{case}: somebody called");
 }
 
@@ -62,14 +61,23 @@ async fn a_fleet_that_may_not_call_is_calm() {
         "text": quick(&json!({})),
         "image": {"bucket_capacity": 1, "bucket_refill": 1, "bucket_refill_per": "1h"},
     });
-    let app = Fleet::app(WORKERS, &guard, &[], well()).await;
-    // Nobody looks at the guard's row meanwhile: that would count.
-    let control = app.0.provider.clone();
-    let fleet = Fleet::watch(app, control, None);
+    let log = NamedTempFile::new().unwrap();
+    let tune = Tune { own_database: true, ..tuned(0, &guard, &[], well(), &log) };
+    let mut app = TestApp::start(BINARY, tune).await;
+    app.change("ALTER ROLE app_worker SET log_statement = 'all'").await;
+    for _ in 0..WORKERS {
+        let worker = app.start_worker().await;
+        app.workers.push(worker);
+    }
+    let control = app.provider.clone();
+    let fleet = Fleet::watch((app, log), control, None);
+
     order(&fleet, "guard open text").await;
     submit(&fleet.app, "text", 200).await;
-    assert_calm("open", &fleet, 8).await;
+    assert_calm("open", &fleet, 10).await;
+    // The pause holds for the probes too that are due then.
     order(&fleet, "guard pause text --for 1h").await;
+    order(&fleet, "guard open text --for 1ms").await;
     assert_calm("paused", &fleet, 5).await;
 
     let start = now();
@@ -77,14 +85,17 @@ async fn a_fleet_that_may_not_call_is_calm() {
     fleet
         .look("the one image that may be made", start, |look| look.arrivals == 1 && look.in_flight == 0)
         .await;
+    pause(500).await;
     assert_calm("out of budget", &fleet, 8).await;
-
-    // Nothing was claimed in vain, and all of it is still there.
-    let claimed = "SELECT count(*) FROM app.jobs WHERE attempts > 0";
+    let claimed = "SELECT count(*) FROM app.jobs WHERE type = 'image' AND attempts > 0";
     assert_eq!(fleet.app.number(claimed).await, 1);
+
+    assert!(Work::so_far(&fleet).await.claims > 0, "claims are not recognised");
+
+    // Whatever waited is still there, and no attempt of it is gone.
     order(&fleet, "guard close text").await;
     let open = "SELECT count(*) FROM app.jobs WHERE type = 'text' AND finished_at IS NULL";
-    tollgate_testkit::eventually("every text is there", std::time::Duration::from_secs(30), || async {
+    eventually("every text is there", Duration::from_secs(30), || async {
         (fleet.app.number(open).await == 0).then_some(())
     })
     .await;

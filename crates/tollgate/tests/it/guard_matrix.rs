@@ -78,7 +78,8 @@ async fn live_through(case: &str, fleet: &Fleet) {
     assert!((opened - began).num_milliseconds() < 2500, "{case}: open after {}", opened - began);
     assert!((closed - repaired).num_milliseconds() < 6000, "{case}: closed after {}", closed - repaired);
     // One line for each change of state, whoever made it.
-    assert_eq!(fleet.lines("breaker.state"), fleet.states().len() - 1, "{:?}", fleet.states());
+    let (lines, changes) = (fleet.lines("breaker.state"), fleet.metric("tollgate_guard_changes_total").await);
+    assert!((changes - lines as f64).abs() < 0.5 && lines >= 4, "{lines} lines for {changes} changes");
 }
 
 #[tokio::test]
@@ -113,7 +114,7 @@ async fn requests_at_fault_never_open_it() {
     let fleet = Fleet::start(2, &json!({}), &[], Behaviour { faults, ..well() }).await;
     fleet.submit(40).await;
     let stock = fleet.stock().await;
-    println!("content 4xx: {} calls for {} jobs, states {:?}", stock.calls, stock.jobs, fleet.states());
+    println!("content 4xx: {} calls for {} jobs, never open", stock.calls, stock.jobs);
     assert_eq!((stock.calls, stock.failed, stock.burnt), (40, 40, 0));
-    assert_eq!(fleet.states(), ["closed"]);
+    assert!(fleet.states().is_empty(), "{:?}", fleet.states());
 }

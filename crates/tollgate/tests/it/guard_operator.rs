@@ -45,7 +45,7 @@ async fn an_operators_word_holds_at_once_and_until_further_notice() {
     assert_eq!(api.put("/internal/guard/text", &order).await["order"], "close");
     let stock = fleet.stock().await;
     assert_eq!((stock.calls, stock.failed, stock.burnt, stock.handed_back), (10, 0, 0, 0));
-    assert_eq!(fleet.states(), ["closed", "open", "closed"]);
+    assert_eq!(fleet.states(), ["open", "closed"]);
 
     // A pause, by the API, and its end.
     let asked = now();

@@ -50,7 +50,10 @@ async fn metric(fleet: &Fleet, series: &str, wish: impl Fn(f64) -> bool) -> f64 
 #[tokio::test]
 async fn circuit_window_and_metrics_are_right_while_it_happens() {
     let hanging = Behaviour { faults: Faults { hang: 1.0, ..Faults::default() }, ..Behaviour::default() };
-    let fleet = Fleet::start(1, &json!({"open_period": "7s", "open_period_cap": "7s"}), &[], hanging).await;
+    let figures = json!({
+        "timeout_floor": "3s", "timeout_initial": "3s", "timeout_ceiling": "3s", "open_period": "7s", "open_period_cap": "7s",
+    });
+    let fleet = Fleet::start(1, &figures, &[], hanging).await;
     let api = Operator::of(&fleet.app);
     let idle = health(&api).await;
     assert_eq!((&idle["circuit"]["state"], &idle["gen_timeout_rate_15m"]), (&json!("closed"), &Value::Null));
@@ -63,7 +66,11 @@ async fn circuit_window_and_metrics_are_right_while_it_happens() {
     })
     .await;
     let opened = fleet.becomes("open", start).await;
-    let open = health(&api).await;
+    // The other call in flight ends as well, and is told of.
+    let open = eventually("nothing is in flight", Duration::from_secs(5), || async {
+        Some(health(&api).await).filter(|class| class["in_flight"] == 0)
+    })
+    .await;
     let circuit = &open["circuit"];
     let calls = fleet.stats().arrivals;
     assert_eq!(
@@ -78,7 +85,7 @@ async fn circuit_window_and_metrics_are_right_while_it_happens() {
     assert_eq!((until - opened).num_milliseconds(), 7000);
     assert!(circuit["timeouts_in_a_row"].as_u64().unwrap() >= 3, "{open}");
     assert_eq!((&open["window"]["deadline"], &open["window"]["success"]), (&circuit["attempts"], &json!(0)));
-    assert_eq!((&open["gen_timeout_rate_15m"], &open["timeouts"]["initial_ms"]), (&json!(1.0), &json!(1000)));
+    assert_eq!((&open["gen_timeout_rate_15m"], &open["timeouts"]["initial_ms"]), (&json!(1.0), &json!(3000)));
     assert_eq!(open["budget"]["capacity"], Value::Null);
 
     // The shell says the same, and the client what concerns it.
@@ -94,8 +101,8 @@ async fn circuit_window_and_metrics_are_right_while_it_happens() {
     let seen = breaker(&fleet, "open").await;
     assert_eq!((&seen["failures"], &seen["openedAt"]), (&circuit["failures"], &circuit["opened_at"]));
     metric(&fleet, "tollgate_guard_state{class=\"text\",state=\"open\"}", |value| value == 1.0).await;
-    metric(&fleet, "gen_timeout_rate_15m{class=\"text\"}", |value| value == 1.0).await;
-    let shown = metric(&fleet, "breaker_open_time_daily{class=\"text\"}", |value| value > 0.0).await;
+    metric(&fleet, "tollgate_gen_timeout_rate_15m{class=\"text\"}", |value| value == 1.0).await;
+    let shown = metric(&fleet, "tollgate_breaker_open_time_daily{class=\"text\"}", |value| value > 0.0).await;
     assert!(shown <= (now() - opened).num_milliseconds() as f64, "open for {shown} ms already");
 
     fleet.provider_is(Behaviour { latency_median_ms: 700, ..Behaviour::default() });
@@ -118,12 +125,18 @@ async fn circuit_window_and_metrics_are_right_while_it_happens() {
     );
     assert_eq!(breaker(&fleet, "closed").await["openedAt"], Value::Null);
     // The open time is that of the open period, to the moment at which a probe was due.
-    let shown = metric(&fleet, "breaker_open_time_daily{class=\"text\"}", |value| value >= 7000.0).await;
+    let shown =
+        metric(&fleet, "tollgate_breaker_open_time_daily{class=\"text\"}", |value| value >= 7000.0).await;
     assert!(shown < 7100.0, "{shown}");
     #[expect(clippy::cast_precision_loss, reason = "a few calls")]
     let rate = calls as f64 / stock.calls as f64;
-    let metered = |value: f64| (value - rate).abs() < 0.001;
-    metric(&fleet, "gen_timeout_rate_15m{class=\"text\"}", metered).await;
+    let is_rate = |value: f64| (value - rate).abs() < 0.001;
+    eventually(&format!("a rate of {rate}"), Duration::from_secs(5), || async {
+        let shown = health(&api).await["gen_timeout_rate_15m"].as_f64().unwrap();
+        is_rate(shown).then_some(())
+    })
+    .await;
+    metric(&fleet, "tollgate_gen_timeout_rate_15m{class=\"text\"}", is_rate).await;
     metric(&fleet, "tollgate_guard_state{class=\"text\",state=\"closed\"}", |value| value == 1.0).await;
     println!("status: {calls} timeouts of {} calls, a rate of {rate:.3}; open for {shown} ms", stock.calls);
 }

@@ -448,6 +448,25 @@ fn while_a_fleet_changes_its_key_only_those_with_the_old_one_wait() {
 }
 
 #[test]
+fn what_is_due_is_so_before_anybody_steps() {
+    let mut story = Story::new();
+    story.open();
+    story.now = 21_000 - 1;
+    assert_eq!(story.decide(true, 0), Decision::Wait { until: Some(at(21_000)), why: Waiting::Open });
+    story.now += 1;
+    assert_eq!((story.state(), story.decide(true, 0)), ("open", Decision::ProbeOnly));
+
+    let mut story = Story::new();
+    story.ended(refusal(1), 10, 0);
+    story.event(Event::CredentialInUse { credential: print(2) });
+    story.now = 600_000 - 1;
+    let until = Some(at(600_000));
+    assert_eq!(story.decide(true, 1), Decision::Wait { until, why: Waiting::Credential });
+    story.now += 1;
+    assert_eq!(story.decide(true, 1), WHOLE);
+}
+
+#[test]
 fn a_probe_with_a_superseded_key_says_nothing() {
     let mut story = Story::new();
     story.ended(refusal(1), 10, 0);

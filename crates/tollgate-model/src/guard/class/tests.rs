@@ -27,79 +27,33 @@ fn without_a_word_there_are_two() {
 }
 
 #[test]
-fn a_class_differs_from_its_kind_where_it_says_so() {
+fn what_a_table_leaves_out_is_as_it_was() {
     let config = config(json!({
-        "text": { "open_period": "30s", "weights": { "deadline": 0.6 } },
-        "classes": { "large": {
-            "kind": "text", "models": ["gpt-5*"], "bucket_capacity": 20, "weights": { "connect": 0.9 },
-        } },
+        "text": { "open_period": "30s", "bucket_capacity": 20, "weights": { "connect": 0.9 } },
     }))
     .unwrap();
-    let large = &config.get("large").unwrap().settings;
-    let text = &config.get("text").unwrap().settings;
+    let defaults = GuardSettings::defaults(CallKind::Text);
     let expected = GuardSettings {
+        open_period: Duration::from_secs(30),
         bucket_capacity: 20,
-        weights: super::super::settings::Weights { connect: 0.9, ..text.weights },
-        ..text.clone()
+        weights: super::super::settings::Weights { connect: 0.9, ..defaults.weights },
+        ..defaults
     };
-    assert_eq!(*large, expected);
-    assert_eq!(large.open_period, Duration::from_secs(30));
-    assert!((large.weights.deadline - 0.6).abs() < f64::EPSILON);
+    assert_eq!(config.get("text").unwrap().settings, expected);
     assert_eq!(config.get("image").unwrap().settings, GuardSettings::defaults(CallKind::Image));
-}
-
-#[test]
-fn the_longest_pattern_wins() {
-    let config = config(json!({ "classes": {
-        "all": { "kind": "text", "models": ["*"] },
-        "five": { "kind": "text", "models": ["gpt-5*", "o3"] },
-        "mini": { "kind": "text", "models": ["gpt-5-mini*"] },
-        "just": { "kind": "text", "models": ["gpt-5"] },
-        "pictures": { "kind": "image", "models": ["gpt-5*"] },
-    } }))
-    .unwrap();
-    let table = [
-        ("gpt-5", CallKind::Text, "just"),
-        ("gpt-5-nano", CallKind::Text, "five"),
-        ("gpt-5-mini-2026", CallKind::Text, "mini"),
-        ("o3", CallKind::Text, "five"),
-        ("o3-pro", CallKind::Text, "all"),
-        ("gpt-5", CallKind::Image, "pictures"),
-        ("gpt-image-1", CallKind::Image, "image"),
-    ];
-    for (model, kind, class) in table {
-        assert_eq!(config.class_of(model, kind).name.as_str(), class, "{model}");
-    }
-    assert_eq!(GuardConfig::default().class_of("gpt-5", CallKind::Text).name.as_str(), "text");
+    assert_eq!(config.get("large"), None);
 }
 
 #[test]
 fn what_cannot_hold_is_refused_with_its_place() {
-    let class = |name: &str, value: Value| json!({ "classes": { name: value } });
-    let fine = |more: Value| {
-        let mut class = json!({ "kind": "text", "models": ["m"] });
-        replace(&mut class, more);
-        class
-    };
     let table = [
         (json!({ "txt": {} }), "unknown field `txt`"),
+        (json!({ "classes": {} }), "unknown field `classes`"),
         (json!({ "text": { "opn_period": "1s" } }), "guard class `text`: unknown field `opn_period`"),
         (json!({ "text": { "weights": { "dedline": 1 } } }), "unknown field `dedline`"),
         (json!({ "image": { "open_period": "1" } }), "guard class `image`: `1` is not a duration"),
         (json!({ "text": { "models": ["m"] } }), "guard class `text`: unknown field `models`"),
-        (class("x", json!({ "models": ["m"] })), "guard class `x`: missing field `kind`"),
-        (class("x", json!({ "kind": "text" })), "guard class `x`: missing field `models`"),
-        (class("x", json!({ "kind": "txt", "models": ["m"] })), "unknown variant `txt`"),
-        (class("x", json!({ "kind": "text", "models": [] })), "has no `models`"),
-        (class("x", json!({ "kind": "text", "models": ["a*b"] })), "`a*b` is neither"),
-        (class("x", json!({ "kind": "text", "models": [""] })), "`` is neither"),
-        (class("X", fine(json!({}))), "guard class `X`: a name has"),
-        (class("text", fine(json!({}))), "`[guard.text]`"),
-        (class("x", fine(json!({ "window": 0 }))), "guard class `x`: `window` must be"),
-        (
-            json!({ "classes": { "a": fine(json!({})), "b": fine(json!({})) } }),
-            "guard class `b`: `m` is a model of class `a` already",
-        ),
+        (json!({ "text": { "window": 0 } }), "guard class `text`: `window` must be"),
     ];
     for (value, expected) in table {
         let error = config(value.clone()).unwrap_err();

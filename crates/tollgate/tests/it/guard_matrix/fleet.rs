@@ -16,7 +16,7 @@ use tollgate_model::guard::circuit::State;
 use tollgate_model::guard::state::ClassState;
 use tollgate_model::submission::Submission;
 use tollgate_sim::{Behaviour, Control, Stats};
-use tollgate_testkit::{Process, TestApp, eventually};
+use tollgate_testkit::{Process, TestApp, Tune, eventually};
 use uuid::Uuid;
 
 use crate::operators::{BINARY, tune};
@@ -25,7 +25,7 @@ use crate::operators::{BINARY, tune};
 pub(crate) const CONCURRENCY: usize = 2;
 
 /// From the commit that closed a guard until every worker knows of it: a hint's way through PostgreSQL on a busy machine.
-const NEWS: TimeDelta = TimeDelta::milliseconds(300);
+pub(crate) const NEWS: TimeDelta = TimeDelta::milliseconds(600);
 
 /// Nothing here takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -59,7 +59,7 @@ pub(crate) struct Fleet {
 /// The figures of a guard in these tests: as by default, but in seconds what takes minutes.
 pub(crate) fn quick(otherwise: &Value) -> Value {
     let mut settings = json!({
-        "sample_max_age": "30s", "open_period": "1s", "open_growth": 1.5, "open_period_cap": "3s",
+        "sample_max_age": "30s", "open_period": "1500ms", "open_growth": 1.5, "open_period_cap": "5s",
         "probe_interval": "200ms", "probe_slack": "1s", "ramp": "1s", "credential_recheck": "3s", "pause_spread": "0s",
         "timeout_floor": "1s", "timeout_initial": "1s", "timeout_ceiling": "1s", "timeout_margin": "500ms",
     });
@@ -90,16 +90,7 @@ impl Fleet {
         provider: Behaviour,
     ) -> (TestApp, NamedTempFile) {
         let log = NamedTempFile::new().unwrap();
-        let (guard, concurrency) = (guard.to_string(), CONCURRENCY.to_string());
-        let usual = [
-            ("GUARD", guard.as_str()),
-            ("Q_GEN_CREATE_CONCURRENCY", &concurrency),
-            ("GENERATION_RETRY_DELAYS", "200ms,400ms,800ms"),
-            ("LOG_LEVEL", "info,tollgate_http=warn"),
-        ];
-        let mut tune = tune(workers, &[&usual[..], settings].concat()).provider(provider);
-        tune.log = Some(log.path().to_owned());
-        (TestApp::start(BINARY, tune).await, log)
+        (TestApp::start(BINARY, tuned(workers, guard, settings, provider, &log)).await, log)
     }
 
     /// Watches this provider, and this class's guard.
@@ -149,9 +140,19 @@ impl Fleet {
         self.state(name, since, |state| state.name() == name).await.since()
     }
 
-    /// The names of the states that there were, one after the other.
+    /// The names of the states that there were, one after the other, from the first that was not closed.
     pub(crate) fn states(&self) -> Vec<&'static str> {
-        self.seen.lock().unwrap().states.iter().map(State::name).collect()
+        let seen = self.seen.lock().unwrap();
+        seen.states.iter().map(State::name).skip_while(|name| *name == "closed").collect()
+    }
+
+    /// A metric, over all workers.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let mut sum = 0.0;
+        for worker in &self.app.workers {
+            sum += worker.metric(name).await;
+        }
+        sum
     }
 
     /// The end of a pause that lasts until after `since`, once one is known.
@@ -252,7 +253,7 @@ impl Fleet {
             let calls = self.provider.arrivals_of(&id.to_string());
             stock.calls += calls;
             stock.failed += usize::from(status != "succeeded");
-            stock.burnt += i64::from(attempts) - i64::try_from(calls).unwrap();
+            stock.burnt += u64::try_from(attempts).unwrap().saturating_sub(calls);
         }
         let handed_back = "SELECT count(*) FROM app.job_events WHERE type = 'job.requeued'";
         stock.handed_back = self.app.number(handed_back).await;
@@ -283,7 +284,7 @@ pub(crate) struct Stock {
     /// Of these jobs; a probe of our own is no job's.
     pub(crate) calls: u64,
     /// Attempts that were counted without a call.
-    pub(crate) burnt: i64,
+    pub(crate) burnt: u64,
     /// Claimed, and given back before the call.
     pub(crate) handed_back: i64,
 }
@@ -292,6 +293,26 @@ impl Stock {
     pub(crate) fn calls_per_job(&self) -> f64 {
         self.calls as f64 / self.jobs as f64
     }
+}
+
+/// What such a Tollgate is started with.
+pub(crate) fn tuned(
+    workers: usize,
+    guard: &Value,
+    settings: &[(&'static str, &str)],
+    provider: Behaviour,
+    log: &NamedTempFile,
+) -> Tune {
+    let (guard, concurrency) = (guard.to_string(), CONCURRENCY.to_string());
+    let usual = [
+        ("GUARD", guard.as_str()),
+        ("Q_GEN_CREATE_CONCURRENCY", &concurrency),
+        ("GENERATION_RETRY_DELAYS", "200ms,400ms,800ms"),
+        ("LOG_LEVEL", "info,tollgate_http=warn"),
+    ];
+    let mut tune = tune(workers, &[&usual[..], settings].concat()).provider(provider);
+    tune.log = Some(log.path().to_owned());
+    tune
 }
 
 /// Submits so many jobs, several at a time.

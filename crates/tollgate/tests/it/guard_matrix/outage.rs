@@ -53,13 +53,7 @@ impl Door {
 }
 
 /// Calls that the workers have made, whether they arrived or not.
-async fn calls(fleet: &Fleet) -> f64 {
-    let mut sum = 0.0;
-    for worker in &fleet.app.workers {
-        sum += worker.metric("tollgate_provider_calls_total").await;
-    }
-    sum
-}
+const CALLS: &str = "tollgate_provider_calls_total";
 
 #[tokio::test]
 async fn the_provider_is_down_for_a_while() {
@@ -83,18 +77,18 @@ async fn the_provider_is_down_for_a_while() {
     let State::Open { until: Some(until), .. } = fleet.state("open once more", opened, is_later).await else {
         panic!("open until further notice")
     };
-    pause(300).await;
-    let before = calls(&fleet).await;
+    pause(600).await;
+    let before = fleet.metric(CALLS).await;
     while now() + TimeDelta::milliseconds(700) < until {
         pause(20).await;
     }
-    let late = calls(&fleet).await - before;
+    let late = fleet.metric(CALLS).await - before;
 
     door.open(provider).await;
     let repaired = now();
     let closed = fleet.becomes("closed", repaired).await;
     let stock = fleet.stock().await;
-    let all = calls(&fleet).await;
+    let all = fleet.metric(CALLS).await;
     #[expect(clippy::cast_precision_loss, reason = "there are some hundred")]
     let (per_job, waited) = (all / stock.jobs as f64, stock.burnt as f64 - (all - stock.calls as f64));
     println!(

@@ -4,11 +4,8 @@ use chrono::TimeDelta;
 use serde_json::json;
 use tollgate_sim::{Fault, RetryAfter, Step};
 
-use super::fleet::{Fleet, now};
+use super::fleet::{Fleet, NEWS, now};
 use super::{CALLS_PER_JOB, well};
-
-/// From the reply until every worker knows of it.
-const NEWS: TimeDelta = TimeDelta::milliseconds(300);
 
 #[tokio::test]
 async fn nobody_calls_before_the_end_however_the_provider_puts_it() {
@@ -53,5 +50,5 @@ async fn nobody_calls_before_the_end_however_the_provider_puts_it() {
         assert!((at_the_end - until).num_milliseconds() < 1500, "{how}: {}", at_the_end - until);
         assert!(calls as f64 <= 40.0 * CALLS_PER_JOB, "{how}: {calls} calls");
     }
-    assert_eq!(fleet.states(), ["closed"], "a pause is no outage");
+    assert!(fleet.states().is_empty(), "a pause is no outage: {:?}", fleet.states());
 }

@@ -42,7 +42,8 @@ async fn answers_too_late(scale: u32) {
 
     let timeout = i64::from(TIMEOUT / scale);
     let after = (aborted - began).num_milliseconds();
-    assert!((timeout..timeout + 400).contains(&after), "given up after {after} ms");
+    // Either is seen a few milliseconds late.
+    assert!((timeout - 20..timeout + 400).contains(&after), "given up after {after} ms");
     let ramp = chrono::TimeDelta::milliseconds(i64::from(RAMP / scale));
     let (first, then) = (fleet.most_at_once(closed, closed + ramp / 4), fleet.most_at_once(closed, now()));
     println!(

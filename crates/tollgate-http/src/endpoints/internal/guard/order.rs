@@ -47,7 +47,7 @@ pub(crate) enum GuardVerb {
     operation_id = "orderGuard",
     tag = "operators",
     security(("admin_token" = [])),
-    params(("class" = String, Path, description = "The class of models: `text`, `image`, or a declared one.")),
+    params(("class" = String, Path, description = "The class of models: `text` or `image`.")),
     request_body = GuardOrder,
     responses(
         (status = 200, description = "Done.", body = GuardOrder),
