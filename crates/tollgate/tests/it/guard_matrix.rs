@@ -42,9 +42,10 @@ async fn judge(case: &str, fleet: &Fleet, times: &Times) {
     let (detected, recovered) = (times.opened - times.began, times.closed - times.repaired);
     println!(
         "{case}: open after {} ms, closed {} ms after the repair; {late} calls while open ({on_their_way} on their way), \
-         {probes} probe at once, {:.2} calls per job over {} jobs, {} lost, {} attempts by waiting, {} handed back",
+         {probes} probe at once ({} of our own), {:.2} calls per job over {} jobs, {} lost, {} attempts by waiting, {} handed back",
         detected.num_milliseconds(),
         recovered.num_milliseconds(),
+        stock.probes,
         stock.calls_per_job(),
         stock.jobs,
         stock.failed,

@@ -67,7 +67,7 @@ async fn no_money_left_is_found_out_now_and_then_at_no_jobs_cost() {
     let stock = fleet.stock().await;
     println!(
         "insufficient_quota: {in_flight} calls at once, {} in {} ms, closed {} ms after the repair; {} of {} jobs failed, \
-         {} attempts by waiting, {} handed back",
+         {} attempts by waiting, {} handed back, {} probes of our own",
         refused,
         after.num_milliseconds(),
         (closed - repaired).num_milliseconds(),
@@ -75,6 +75,7 @@ async fn no_money_left_is_found_out_now_and_then_at_no_jobs_cost() {
         stock.jobs,
         stock.burnt,
         stock.handed_back,
+        stock.probes,
     );
     assert_eq!(stock.failed as u64, in_flight, "a probe has cost a job");
     assert_eq!(stock.burnt, 0);

@@ -255,6 +255,7 @@ impl Fleet {
             stock.failed += usize::from(status != "succeeded");
             stock.burnt += u64::try_from(attempts).unwrap().saturating_sub(calls);
         }
+        stock.probes = self.provider.stats().arrivals - stock.calls;
         let handed_back = "SELECT count(*) FROM app.job_events WHERE type = 'job.requeued'";
         stock.handed_back = self.app.number(handed_back).await;
         self.app.assert_consistent().await;
@@ -283,6 +284,8 @@ pub(crate) struct Stock {
     pub(crate) failed: usize,
     /// Of these jobs; a probe of our own is no job's.
     pub(crate) calls: u64,
+    /// Calls of no job: synthetic probes.
+    pub(crate) probes: u64,
     /// Attempts that were counted without a call.
     pub(crate) burnt: u64,
     /// Claimed, and given back before the call.

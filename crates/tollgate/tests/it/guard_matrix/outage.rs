@@ -90,7 +90,8 @@ async fn the_provider_is_down_for_a_while() {
     let stock = fleet.stock().await;
     let all = fleet.metric(CALLS).await;
     #[expect(clippy::cast_precision_loss, reason = "there are some hundred")]
-    let (per_job, waited) = (all / stock.jobs as f64, stock.burnt as f64 - (all - stock.calls as f64));
+    let (per_job, waited) =
+        (all / stock.jobs as f64, stock.burnt as f64 - (all - (stock.calls + stock.probes) as f64));
     println!(
         "connection refused: open after {} ms, closed {} ms after the repair; {late} calls while open, {} probe at once, \
          {per_job:.2} calls per job over {} jobs, {} lost, {waited} attempts by waiting, {} handed back",

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use tempfile::TempDir;
 use tollgate_model::job::JobStatus;
@@ -26,19 +26,22 @@ async fn another_worker_takes_over_from_one_that_died_with_its_probe() {
         "timeout_floor": "2s", "timeout_initial": "2s", "timeout_ceiling": "2s", "probe_slack": "500ms",
     });
     let lease = TimeDelta::milliseconds(2500);
-    let slow = Behaviour { latency_median_ms: 500, ..Behaviour::default() };
+    let slow = Behaviour { latency_median_ms: 1500, ..Behaviour::default() };
     let mut fleet = Fleet::start(2, &figures, &[("VISIBILITY_TIMEOUT", "1200ms")], slow).await;
     let start = now();
     open_for(&fleet, "1500ms").await;
     fleet.submit(8).await;
-    let first = fleet.look("the first probe", start, |look| look.in_flight == 1).await;
+    fleet.look("a probe", start, |look| look.in_flight == 1).await;
     // The probe is a job, and its task names the worker: "host:process".
-    let sql = "SELECT w.name FROM queue.tasks t JOIN queue.workers w ON w.id = t.worker_id WHERE t.state = 'running'";
-    let name: String = sqlx::query_scalar(sql).fetch_one(&fleet.app.owner).await.unwrap();
+    let sql = "SELECT w.name, t.started_at FROM queue.tasks t JOIN queue.workers w ON w.id = t.worker_id
+               WHERE t.state = 'running'";
+    let (name, first): (String, DateTime<Utc>) =
+        sqlx::query_as(sql).fetch_one(&fleet.app.owner).await.unwrap();
     let pid: u32 = name.rsplit(':').next().unwrap().parse().unwrap();
     let at = fleet.app.workers.iter().position(|worker| worker.pid() == pid).unwrap();
     fleet.app.workers.swap_remove(at).kill().await;
-    let killed = now();
+    let killed = fleet.provider_is(well());
+    fleet.look("the probe's end", killed, |look| look.in_flight == 0).await;
     let next = fleet.look("the next probe", killed, |look| look.in_flight == 1).await;
     let closed = fleet.becomes("closed", killed).await;
     let stock = fleet.stock().await;
@@ -144,7 +147,7 @@ async fn skewed_clocks_change_nothing() {
     let off: Vec<i64> = log
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter_map(|line| line["timestamp"].as_str()?.parse::<chrono::DateTime<chrono::Utc>>().ok())
+        .filter_map(|line| line["timestamp"].as_str()?.parse::<DateTime<Utc>>().ok())
         .map(|at| (at - now()).num_minutes())
         .collect();
     assert!(off.iter().any(|off| *off > 100) && off.iter().any(|off| *off < -100), "{off:?}");
