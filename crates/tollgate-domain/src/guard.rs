@@ -258,7 +258,7 @@ fn tell(class: &str, state: &ClassState, effects: &[Effect]) {
                 );
             }
             Effect::ProbeLost(lease) => {
-                tracing::warn!(class, worker = %lease.holder, "a probe was never heard of again")
+                tracing::warn!(class, worker = %lease.holder, "a probe was never heard of again");
             }
             Effect::ProbeGranted { .. } | Effect::ProbeRefused { .. } => continue,
         }

@@ -21,6 +21,9 @@ use crate::{Work, Worker};
 /// Listing the lanes may take up this part of the time, and no more.
 const LISTING_SHARE: u32 = 20;
 
+/// It need not come sooner than this: a task that has just been told of waits for the claim alone.
+const LISTED_AFTER: Duration = Duration::from_millis(20);
+
 /// But it is never put off for longer, however long it takes: a busy worker knows of a newcomer by nothing else.
 const LISTED_WITHIN: Duration = Duration::from_millis(500);
 
@@ -274,7 +277,7 @@ impl<W: Work> Claiming<W> {
         // The rest of a long list is news too, until it has been looked at.
         let news = news + usize::from(listing.more);
         self.after = listing.lanes.last().filter(|_| listing.more).map(|lane| lane.account);
-        self.list_at = Instant::now() + (began.elapsed() * LISTING_SHARE).min(LISTED_WITHIN);
+        self.list_at = Instant::now() + (began.elapsed() * LISTING_SHARE).clamp(LISTED_AFTER, LISTED_WITHIN);
         self.worker.caps.store(self.lanes.any_capped(), Ordering::Relaxed);
         self.settle_down().await?;
         Ok(news)

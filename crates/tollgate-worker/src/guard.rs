@@ -155,11 +155,13 @@ impl Guard {
     /// Tells and learns until `stop`, then gives back what it holds.
     pub async fn watch(self, stop: CancellationToken) {
         let mut database = Backoff::new("guard", &self.0.db);
-        let known = stop.run_until_cancelled(in_time(guard::timeouts(&self.0.db, &self.0.class))).await;
+        // Boxed, here and below: a class's state is large, and would be part of every future around this one.
+        let known = Box::pin(in_time(guard::timeouts(&self.0.db, &self.0.class)));
+        let known = stop.run_until_cancelled(known).await;
         match known.unwrap_or_else(|| Ok(HashMap::new())) {
             Ok(timeouts) => self.local().learn(timeouts),
             Err(error) => {
-                tracing::debug!(%error, "could not read how long calls take; they have the initial timeout")
+                tracing::debug!(%error, "could not read how long calls take; they have the initial timeout");
             }
         }
         let mut enabled = self.0.enabled.clone();
@@ -195,7 +197,7 @@ impl Guard {
         let enabled = *inner.enabled.borrow();
         let reported =
             guard::report(&inner.db, &inner.class, enabled, inner.caller, &inner.credential, report);
-        match in_time(reported).await {
+        match Box::pin(in_time(reported)).await {
             Ok(leave) => {
                 self.local().learn_leave(leave, &inner.class.settings, jitter(), Instant::now());
                 inner.changed.notify_waiters();

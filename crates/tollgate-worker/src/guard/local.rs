@@ -48,17 +48,17 @@ pub(super) struct Ended {
     /// Our deadline ended it, and it was shorter than what such a call is given.
     pub impatient: bool,
     pub began: Instant,
-    pub ended: Instant,
+    pub at: Instant,
 }
 
 impl Ended {
     fn observed(self, now: Instant) -> Observation {
-        Observation { outcome: self.outcome, began_ago: now - self.began, ended_ago: now - self.ended }
+        Observation { outcome: self.outcome, began_ago: now - self.began, ended_ago: now - self.at }
     }
 }
 
 /// Permits as they are handed out.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Passes {
     pub count: usize,
     pub probe: Option<Probe>,
@@ -73,6 +73,7 @@ pub(super) struct Probe {
 }
 
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own, and they change apart")]
 pub(super) struct Local {
     concurrency: usize,
     /// Tokens are counted.
@@ -253,7 +254,7 @@ impl Local {
     }
 
     fn give_probe_back(&mut self, probe: Probe, now: Instant) {
-        let ended = Ended { outcome: Outcome::Cancelled, impatient: false, began: now, ended: now };
+        let ended = Ended { outcome: Outcome::Cancelled, impatient: false, began: now, at: now };
         self.ended_probe = Some((probe.epoch, ended));
         self.bad_news = true;
     }
@@ -266,13 +267,13 @@ impl Local {
             Outcome::Success { latency } => self.sketch(key).answered(*latency),
             outcome if outcome.kind().is_timeout() && !ended.impatient => self.sketch(key).censored(),
             Outcome::RateLimited { pause: Some(pause) } => {
-                let until = ended.ended + *pause;
+                let until = ended.at + *pause;
                 self.stay_away(until);
             }
             Outcome::CredentialRefused { .. } => {
                 // No other call of ours will do better, and nobody has to tell us so.
                 self.gate = Gate::Shut { until: Some(Duration::ZERO), why: CREDENTIAL };
-                self.heard = ended.ended;
+                self.heard = ended.at;
             }
             _ => {}
         }
@@ -343,7 +344,7 @@ impl Local {
         let latencies = std::mem::take(&mut self.latencies);
         let probe = self.ended_probe.take();
         let give_back = self.closed || self.unused(now);
-        let unspent = if give_back { std::mem::take(&mut self.tokens) } else { 0 };
+        let tokens = if give_back { std::mem::take(&mut self.tokens) } else { 0 };
         let (pause, remaining) = (self.untold_pause.take(), self.remaining.take());
         let unsent = Unsent {
             calls: calls.clone(),
@@ -359,7 +360,7 @@ impl Local {
             impatient: observed(impatient),
             latencies,
             probe: probe.map(|(epoch, ended)| (epoch, ended.observed(now))),
-            unspent,
+            unspent: tokens,
             pause: pause.map(|until| until.saturating_duration_since(now)),
             want: if self.closed { 0 } else { std::mem::take(&mut self.want) },
             remaining,

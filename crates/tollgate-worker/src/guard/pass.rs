@@ -20,7 +20,8 @@ pub struct Leave {
 
 impl Leave {
     pub(super) fn new(guard: &Guard, passes: Passes) -> Self {
-        Self { guard: guard.clone(), count: passes.count, probe: passes.probe }
+        let Passes { count, probe } = passes;
+        Self { guard: guard.clone(), count, probe }
     }
 
     /// How many.
@@ -146,7 +147,7 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         let outcome = self.outcome.take().unwrap_or(Outcome::Cancelled);
-        let ended = Ended { outcome, impatient: self.impatient, began: self.began, ended: Instant::now() };
+        let ended = Ended { outcome, impatient: self.impatient, began: self.began, at: Instant::now() };
         if self.guard.local().ended(self.probe, ended, &self.key) {
             self.guard.0.urgent.notify_one();
         }

@@ -33,7 +33,7 @@ fn ready(capacity: u32, now: Instant) -> Local {
 fn call(local: &mut Local, outcome: Outcome, now: Instant) {
     assert_eq!(local.leave(1, now), Some(Passes { count: 1, probe: None }));
     local.begun();
-    local.ended(None, Ended { outcome, impatient: false, began: now, ended: now }, &key());
+    local.ended(None, Ended { outcome, impatient: false, began: now, at: now }, &key());
 }
 
 #[tokio::test]

@@ -1,10 +1,9 @@
 //! A provider that refuses the key, or has no money left for it: nothing helps but another key, or the operator.
 
-use chrono::TimeDelta;
 use serde_json::json;
 use tollgate_sim::{Behaviour, Faults};
 
-use super::fleet::{CONCURRENCY, Fleet, now, pause};
+use super::fleet::{CONCURRENCY, Fleet, NEWS, now, pause};
 use super::well;
 use crate::operators::command;
 
@@ -55,12 +54,10 @@ async fn no_money_left_is_found_out_now_and_then_at_no_jobs_cost() {
     let start = now();
     fleet.submit(60).await;
     let disabled = fleet.becomes("disabled", start).await;
-    pause(300).await;
-    let in_flight = fleet.stats().arrivals;
-    assert!(in_flight <= IN_FLIGHT as u64 && now() - disabled < TimeDelta::seconds(1), "{in_flight} calls");
+    let in_flight = fleet.arrivals(start, disabled + NEWS);
+    assert!(in_flight <= IN_FLIGHT as u64, "{in_flight} calls");
     // Two probes later it is still so.
-    fleet.look("two probes", start, |look| look.arrivals >= in_flight + 2).await;
-    pause(300).await;
+    fleet.look("two probes", start, |look| look.arrivals >= in_flight + 2 && look.in_flight == 0).await;
     let (refused, after) = (fleet.stats().arrivals, now() - start);
     let repaired = fleet.provider_is(well());
     let closed = fleet.becomes("closed", repaired).await;
