@@ -47,6 +47,10 @@ async fn metric(fleet: &Fleet, series: &str, wish: impl Fn(f64) -> bool) -> f64 
     .await
 }
 
+fn is_one(value: f64) -> bool {
+    (value - 1.0).abs() < f64::EPSILON
+}
+
 #[tokio::test]
 async fn circuit_window_and_metrics_are_right_while_it_happens() {
     let hanging = Behaviour { faults: Faults { hang: 1.0, ..Faults::default() }, ..Behaviour::default() };
@@ -100,8 +104,8 @@ async fn circuit_window_and_metrics_are_right_while_it_happens() {
     );
     let seen = breaker(&fleet, "open").await;
     assert_eq!((&seen["failures"], &seen["openedAt"]), (&circuit["failures"], &circuit["opened_at"]));
-    metric(&fleet, "tollgate_guard_state{class=\"text\",state=\"open\"}", |value| value == 1.0).await;
-    metric(&fleet, "tollgate_gen_timeout_rate_15m{class=\"text\"}", |value| value == 1.0).await;
+    metric(&fleet, "tollgate_guard_state{class=\"text\",state=\"open\"}", is_one).await;
+    metric(&fleet, "tollgate_gen_timeout_rate_15m{class=\"text\"}", is_one).await;
     let shown = metric(&fleet, "tollgate_breaker_open_time_daily{class=\"text\"}", |value| value > 0.0).await;
     assert!(shown <= (now() - opened).num_milliseconds() as f64, "open for {shown} ms already");
 
@@ -137,6 +141,6 @@ async fn circuit_window_and_metrics_are_right_while_it_happens() {
     })
     .await;
     metric(&fleet, "tollgate_gen_timeout_rate_15m{class=\"text\"}", is_rate).await;
-    metric(&fleet, "tollgate_guard_state{class=\"text\",state=\"closed\"}", |value| value == 1.0).await;
+    metric(&fleet, "tollgate_guard_state{class=\"text\",state=\"closed\"}", is_one).await;
     println!("status: {calls} timeouts of {} calls, a rate of {rate:.3}; open for {shown} ms", stock.calls);
 }

@@ -28,7 +28,7 @@ pub(crate) const CONCURRENCY: usize = 2;
 pub(crate) const NEWS: TimeDelta = TimeDelta::milliseconds(600);
 
 /// Nothing here takes longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What the provider had seen at some time.
 #[derive(Debug, Clone, Copy)]
