@@ -102,7 +102,7 @@ impl Local {
         let (server, database_url) = database(&config, data_dir).await?;
         let parts = Parts { server, ..Parts::default() };
         let up = parts.bring_up(config, data_dir, database_url, listener, metrics);
-        let failure = match shutdown.run_until_cancelled(up).await {
+        let failure = match Box::pin(shutdown.run_until_cancelled(up)).await {
             Some(Ok((access, simulated))) => return Ok(Some(Self { access, simulated, parts })),
             Some(Err(failure)) => Some(failure),
             None => None,

@@ -60,7 +60,7 @@ struct Summary {
 pub(crate) async fn run(args: Args, config: Config, json: bool) -> Result<(), Failure> {
     let shutdown = shutdown_on_signal()?;
     eprintln!("starting PostgreSQL, API and worker …");
-    let started = Local::start(config, args.data_dir.as_deref(), None, &shutdown).await?;
+    let started = Box::pin(Local::start(config, args.data_dir.as_deref(), None, &shutdown)).await?;
     let Some(local) = started else { return Err(Failure::new("interrupted")) };
     warn_if_simulated(&local);
     let result = tokio::select! {

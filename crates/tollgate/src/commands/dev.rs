@@ -32,7 +32,7 @@ pub(crate) async fn run(args: Args, config: Config, json: bool) -> Result<(), Fa
     let shutdown = shutdown_on_signal()?;
     let directory = data_dir(&config, args.data_dir);
     let is_usual = directory == data_dir(&config, None);
-    let started = Local::start(config, Some(&directory), args.listen, &shutdown).await?;
+    let started = Box::pin(Local::start(config, Some(&directory), args.listen, &shutdown)).await?;
     let Some(local) = started else { return Ok(()) };
     warn_if_simulated(&local);
     if json {
