@@ -1,5 +1,7 @@
 //! How a circuit changes.
 
+use std::time::Duration;
+
 use uuid::Uuid;
 
 use super::{Circuit, ClosedBy, Effect, Event, State, Superseded, Trigger};
@@ -8,6 +10,9 @@ use crate::guard::probe::Probing;
 use crate::guard::settings::GuardSettings;
 use crate::guard::time::{Time, after, before, between};
 use crate::guard::window::Sample;
+
+/// A credential that was refused is tried again after this at the earliest.
+const FIRST_RECHECK: Duration = Duration::from_secs(30);
 
 /// The circuit after an event, and what came of it.
 pub fn step(
@@ -168,11 +173,14 @@ impl Step<'_> {
     }
 
     fn disable(&mut self, reason: String, credential: Fingerprint) {
-        let recheck_at = after(self.now, self.settings.credential_recheck);
         let since = match &self.circuit.state {
             State::Disabled { since, .. } => *since,
             _ => self.now,
         };
+        // Whoever pays a bill or mends a key does so soon or late: it is asked as long after as it has lasted.
+        let longest = self.settings.credential_recheck;
+        let wait = between(since, self.now).clamp(FIRST_RECHECK.min(longest), longest);
+        let recheck_at = after(self.now, wait);
         self.supersede(&credential);
         let probing = Probing::from(recheck_at);
         self.enter(State::Disabled { since, reason: reason.clone(), credential, probing });
@@ -187,11 +195,12 @@ impl Step<'_> {
 
     /// Remembers the credential that is refused now, if it is not the same as this one.
     fn supersede(&mut self, by: &Fingerprint) -> bool {
-        let State::Disabled { credential, probing, .. } = &self.circuit.state else { return false };
+        let State::Disabled { credential, .. } = &self.circuit.state else { return false };
         let other = credential != by;
         if other {
-            self.circuit.superseded =
-                Some(Superseded { credential: credential.clone(), until: probing.free_at() });
+            // Nobody is in a hurry to try the old one: there is another.
+            let until = after(self.now, self.settings.credential_recheck);
+            self.circuit.superseded = Some(Superseded { credential: credential.clone(), until });
         }
         other
     }

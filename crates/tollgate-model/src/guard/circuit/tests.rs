@@ -1,6 +1,8 @@
 //! The circuit, one story at a time; any story at all is [`oracle`]'s and [`always`]'s.
 
 mod always;
+mod clock;
+mod credential;
 mod oracle;
 
 use super::*;
@@ -405,49 +407,6 @@ fn the_operators_word_holds_until_its_end() {
 }
 
 #[test]
-fn a_refused_credential_is_tried_again_now_and_then_and_one_good_probe_is_enough() {
-    let mut story = Story::new();
-    let recheck_at = at(600_000);
-    let reason = "insufficient_quota".to_owned();
-    assert_eq!(story.call(OutcomeKind::CredentialRefused), [Effect::Disabled { reason, recheck_at }]);
-    assert_eq!(story.call(OutcomeKind::CredentialRefused), []);
-    assert_eq!(story.decide(true, 0), Decision::Wait { until: Some(recheck_at), why: Waiting::Credential });
-    assert_eq!(story.take(1), Err(Some(recheck_at)));
-    story.wait(600);
-    assert_eq!(story.decide(true, 0), Decision::ProbeOnly);
-    assert_eq!(story.probe(OutcomeKind::CredentialRefused).len(), 1);
-    assert_eq!(story.take(1), Err(Some(at(1_200_000))));
-    story.wait(600);
-    story.probe(OutcomeKind::ServerError);
-    assert_eq!(story.take(1), Err(Some(at(1_202_000))));
-    story.wait(2);
-    let down_for = ms(1_202_000);
-    assert_eq!(story.probe(OutcomeKind::Success), [Effect::Closed { by: ClosedBy::Credential, down_for }]);
-}
-
-#[test]
-fn while_a_fleet_changes_its_key_only_those_with_the_old_one_wait() {
-    let mut story = Story::new();
-    story.ended(refusal(1), 10, 0);
-    assert_eq!(story.decide(true, 2), Decision::NewCredential);
-    assert_eq!(story.event(Event::CredentialInUse { credential: print(1) }), []);
-    let closed = story.event(Event::CredentialInUse { credential: print(2) });
-    assert_eq!(closed, [Effect::Closed { by: ClosedBy::Credential, down_for: Duration::ZERO }]);
-    assert!(matches!(story.decide(true, 2), Decision::Admit { .. }));
-    let until = Some(at(600_000));
-    assert_eq!(story.decide(true, 1), Decision::Wait { until, why: Waiting::Credential });
-    // Calls of the old one that were under way.
-    assert_eq!(story.ended(refusal(1), 10, 0), []);
-    assert_eq!(story.state(), "closed");
-    // The new one is no better: the old one is not tried for that.
-    story.ended(refusal(2), 10, 0);
-    assert_eq!(story.event(Event::CredentialInUse { credential: print(1) }), []);
-    assert_eq!(story.state(), "disabled");
-    story.wait(600);
-    assert_eq!(story.decide(true, 2), Decision::ProbeOnly);
-}
-
-#[test]
 fn what_is_due_is_so_before_anybody_steps() {
     let mut story = Story::new();
     story.open();
@@ -464,17 +423,6 @@ fn what_is_due_is_so_before_anybody_steps() {
     assert_eq!(story.decide(true, 1), Decision::Wait { until, why: Waiting::Credential });
     story.now += 1;
     assert_eq!(story.decide(true, 1), WHOLE);
-}
-
-#[test]
-fn a_probe_with_a_superseded_key_says_nothing() {
-    let mut story = Story::new();
-    story.ended(refusal(1), 10, 0);
-    story.event(Event::CredentialInUse { credential: print(2) });
-    story.half_open();
-    let epoch = story.take(1).unwrap();
-    assert_eq!(story.event(Event::ProbeEnded { epoch, outcome: refusal(1) }), []);
-    assert_eq!((story.state(), story.decide(true, 2)), ("half_open", Decision::ProbeOnly));
 }
 
 #[test]
@@ -497,52 +445,6 @@ fn open_time_is_right_across_midnight_and_while_it_runs() {
     story.now += 1_000;
     assert_eq!(story.circuit.open_time(tomorrow, at(story.now)), ms(11_000));
     assert_eq!(story.circuit.open_time(today, at(story.now)), ms(10_000));
-}
-
-#[test]
-fn a_clock_that_goes_back_far_takes_the_circuit_with_it() {
-    let mut story = Story::new();
-    story.open();
-    story.now -= 3_600_000;
-    let until = Some(at(story.now + 20_000));
-    assert_eq!(story.decide(true, 0), Decision::Wait { until, why: Waiting::Open });
-    story.wait(20);
-    // The first step after it was the clock's; the period runs from there.
-    story.wait(20);
-    assert_eq!(story.state(), "half_open");
-}
-
-#[test]
-fn after_the_clock_went_back_far_new_samples_are_still_the_newest() {
-    let mut story = Story::new();
-    story.calls(OutcomeKind::Success, 30);
-    story.now -= 3_600_000;
-    story.calls(OutcomeKind::ServerError, 15);
-    assert_eq!(story.state(), "open");
-}
-
-#[test]
-fn times_a_little_out_of_order_shorten_nothing() {
-    let mut story = Story::new();
-    story.open();
-    let until = Some(at(21_000));
-    for nr in 0..1_000 {
-        story.now = if nr % 2 == 0 { 10_000 } else { 5_000 };
-        story.event(Event::Tick);
-    }
-    assert_eq!(story.decide(true, 0), Decision::Wait { until, why: Waiting::Open });
-}
-
-#[test]
-fn a_clock_that_goes_back_far_little_by_little_takes_it_along_too() {
-    let mut story = Story::new();
-    story.open();
-    for _ in 0..400 {
-        story.now -= 9_000;
-        story.event(Event::Tick);
-    }
-    let Decision::Wait { until: Some(until), .. } = story.decide(true, 0) else { panic!() };
-    assert!(between(at(story.now), until) <= ms(30_000));
 }
 
 #[test]

@@ -9,6 +9,8 @@ use super::{Times, judge};
 /// Milliseconds of a real installation.
 const TIMEOUT: u32 = 60_000;
 const ANSWER: u32 = 65_000;
+/// When it is well again; so slow that jobs are left when all concurrency is back.
+const WELL: u32 = 3_000;
 const OPEN: u32 = 20_000;
 const RAMP: u32 = 30_000;
 
@@ -35,7 +37,7 @@ async fn answers_too_late(scale: u32) {
     let opened = fleet.becomes("open", began).await;
     // One probe meets the same fault.
     fleet.look("a probe given up", opened, |look| look.aborted > WHOLE).await;
-    let repaired = fleet.provider_is(Behaviour { latency_median_ms: 100, ..Behaviour::default() });
+    let repaired = fleet.provider_is(Behaviour { latency_median_ms: WELL / scale, ..Behaviour::default() });
     let closed = fleet.becomes("closed", repaired).await;
     let times = Times { began, opened, repaired, closed };
     judge(&format!("65 s against 60 s, {scale} times faster"), &fleet, &times).await;

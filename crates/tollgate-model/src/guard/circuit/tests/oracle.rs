@@ -252,7 +252,7 @@ impl Oracle {
             Input::Ended(kind, 0) if self.lease.is_some() => self.probed(*kind, now),
             // Key 0 is the only one that is ever refused.
             Input::Credential(1) if self.mode == Mode::Off => {
-                self.old_key = Some(self.lease.unwrap_or(0).max(self.next));
+                self.old_key = Some(now + 25_000);
                 self.close(now);
             }
             Input::OperatorOpen(until) => {
