@@ -74,7 +74,7 @@ fn every_operation_is_documented() {
             }
         }
     }
-    assert_eq!(ids.len(), 25);
+    assert_eq!(ids.len(), 27);
 }
 
 #[test]

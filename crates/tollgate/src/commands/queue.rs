@@ -55,7 +55,7 @@ pub(crate) async fn run(command: Command, config: &Config, json: bool) -> Result
 fn line(state: &QueueState) -> String {
     let QueueState { queue, queued, running, done, failed, max_running } = state;
     format!(
-        "{:<20}  {queued} queued, {running} running, {done} done, {failed} failed; {}",
+        "{:<23}  {queued} queued, {running} running, {done} done, {failed} failed; {}",
         queue.as_str(),
         shown(*max_running)
     )

@@ -290,6 +290,7 @@ async fn commands_say_what_they_need_and_what_they_did() {
     let expected = json!([
         state("billing.credit_grant", 0, None),
         state("generation.create", 1, Some(8)),
+        state("generation.create.image", 0, None),
         state("generation.probe", 0, None),
         state("webhook.delivery", 0, Some(4)),
     ]);
@@ -297,7 +298,7 @@ async fn commands_say_what_they_need_and_what_they_did() {
     assert_eq!(operator.get("/internal/queues").await, json!({ "data": expected, "next_cursor": null }));
     let (_, out, _) = app.command(&["queue", "list"]).await;
     assert!(
-        out.contains("generation.create     1 queued, 0 running, 0 done, 0 failed; at most 8 at a time"),
+        out.contains("generation.create        1 queued, 0 running, 0 done, 0 failed; at most 8 at a time"),
         "{out}"
     );
     let (_, out, _) = app.command(&["dlq", "list"]).await;

@@ -330,7 +330,10 @@ pub(crate) async fn submit(app: &TestApp, job_type: &str, jobs: usize) -> Vec<Uu
             for number in numbers {
                 let prompt = Some(format!("number {number}"));
                 let submission = Submission { prompt, job_type: job_type.clone(), ..Submission::default() };
-                ids.push(client.submit(&submission).await.unwrap());
+                // A machine that is busy with other tests may let a submission wait for too long.
+                let accepted =
+                    eventually("accepted", PATIENCE, || async { client.submit(&submission).await.ok() });
+                ids.push(accepted.await);
             }
             ids
         });
