@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
-use tollgate_model::guard::circuit::{self, Decision, Effect, Event};
+use tollgate_model::guard::circuit::{self, Decision, Effect, Event, Waiting};
 use tollgate_model::guard::class::{GuardConfig, ModelClass};
 use tollgate_model::guard::outcome::{Fingerprint, Observation};
 use tollgate_model::guard::pause::Pause;
@@ -74,8 +74,8 @@ pub enum Gate {
     Shut {
         /// Ask again after so long; `None`: when told of a change.
         until: Option<Duration>,
-        /// What for.
-        why: &'static str,
+        /// What the circuit waits for; `None`: it is not the circuit that keeps calls from being made.
+        why: Option<Waiting>,
     },
     /// Do not, but a probe might be made.
     ProbeOnly,
@@ -100,7 +100,7 @@ pub async fn report(
     let store::ClassRow { state, now } = store::lock_class(&mut tx, name).await?;
     let known = state.is_some();
     let mut state = readable(state, class, now);
-    let before = (known, state.clone());
+    let before = state.clone();
     let mut effects = Vec::new();
 
     let mut paused = state.observe(&report.calls, now);
@@ -161,20 +161,20 @@ pub async fn report(
     let gate = match decision {
         Decision::Admit { share } => Gate::Open(share),
         Decision::Wait { until, why } => {
-            Gate::Shut { until: until.map(|until| span(now, until)), why: why.name() }
+            Gate::Shut { until: until.map(|until| span(now, until)), why: Some(why) }
         }
         Decision::ProbeOnly if broke => {
             let until = span(now, state.bucket.next_token_at(settings, now));
-            Gate::Shut { until: Some(until), why: "budget" }
+            Gate::Shut { until: Some(until), why: None }
         }
         Decision::ProbeOnly => Gate::ProbeOnly,
-        Decision::NewCredential => Gate::Shut { until: Some(Duration::ZERO), why: "credential" },
+        Decision::NewCredential => Gate::Shut { until: Some(Duration::ZERO), why: Some(Waiting::Credential) },
     };
     let want = if matches!(gate, Gate::Open(_)) || probe.is_some() { report.want } else { 0 };
     let granted = state.bucket.take(settings, want, now);
     let more_in = span(now, state.bucket.next_token_at(settings, now));
 
-    if (true, &state) != (before.0, &before.1) {
+    if !known || state != before {
         store::save_class(&mut tx, name, &state).await?;
     }
     tx.commit().await?;

@@ -46,9 +46,9 @@ impl Generation {
         Self { line, provider, images, guard, probe }
     }
 
-    /// Whether a job asks for less time than such jobs are given where they ask for none.
-    fn is_hasty(&self, request: &GenerationRequest) -> bool {
-        request.timeout < self.probe.timeout.min(self.guard.timeout(&self.key(request)))
+    /// Whether a job asks for less time than such jobs, which are given `most`, get where they ask for none.
+    fn is_hasty(&self, request: &GenerationRequest, most: Duration) -> bool {
+        request.timeout < self.probe.timeout.min(most)
     }
 
     /// What the call's latency is compared with.
@@ -129,9 +129,7 @@ impl Generation {
         );
         let _ = self.call(&request, pass).instrument(span).await;
     }
-}
 
-impl Generation {
     /// One call, from the guard's leave to the guard's report. `None`: the guard has learnt that no call may begin.
     async fn call(
         &self,
@@ -141,8 +139,8 @@ impl Generation {
         let id = request.request_id;
         let key = self.key(request);
         // A request may ask for less than what calls of its kind are given, not for more.
-        let timeout = request.timeout.min(self.guard.timeout(&key));
-        let impatient = self.is_hasty(request);
+        let most = self.guard.timeout(&key);
+        let (timeout, impatient) = (request.timeout.min(most), self.is_hasty(request, most));
         let request = GenerationRequest { timeout, ..request.clone() };
         let budget = self.guard.budget();
         let call = pass.begin(key, timeout).ok()?;
@@ -236,7 +234,8 @@ async fn call_and_keep(work: &Generation, run: &Run, pass: Pass) -> Option<Answe
         }
     };
     let is_probe = pass.is_probe();
-    if pass.is_probe() && (work.is_hasty(request) || work.guard.credential_is_refused()) {
+    let hasty = || work.is_hasty(request, work.guard.timeout(&work.key(request)));
+    if is_probe && (hasty() || work.guard.credential_is_refused()) {
         // A job in a hurry cannot show that the provider is back, and one whose model alone is refused would be asked again
         // and again: neither shall decide for all the others.
         work.lone_probe(pass).await;

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tollgate_domain::{Database, Result, guard};
+use tollgate_model::guard::circuit::Waiting;
 use tollgate_model::guard::class::ModelClass;
 use tollgate_model::guard::outcome::Fingerprint;
 use tollgate_model::guard::timeout::LatencyKey;
@@ -79,11 +80,6 @@ impl Guard {
         }))
     }
 
-    /// Whose guard it is.
-    pub fn class(&self) -> &ModelClass {
-        &self.0.class
-    }
-
     fn local(&self) -> MutexGuard<'_, Local> {
         // Nothing panics while it is half changed.
         self.0.local.lock().unwrap_or_else(PoisonError::into_inner)
@@ -138,7 +134,7 @@ impl Guard {
 
     /// Whether the provider refuses the credential.
     pub fn credential_is_refused(&self) -> bool {
-        self.local().shut_for(local::CREDENTIAL)
+        self.local().shut_for(Waiting::Credential)
     }
 
     /// How many calls might begin now; `None`: no limit.

@@ -328,18 +328,6 @@ pub enum Waiting {
     Credential,
 }
 
-impl Waiting {
-    /// As in logs and metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Operator => "operator",
-            Self::Probe => "probe",
-            Self::Credential => "credential",
-        }
-    }
-}
-
 impl Circuit {
     /// One that has always been closed.
     pub fn new(now: DateTime<Utc>) -> Self {

@@ -8,8 +8,6 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::time::after;
-
 /// When calls may begin again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -33,10 +31,11 @@ impl Pause {
     }
 }
 
-/// When one worker may go on after a pause: at its end or up to the spread after it, never before. `jitter` is the worker's
-/// own draw from 0 to 1, made once a pause.
-pub fn resume_at(pause_until: DateTime<Utc>, jitter: f64, spread: Duration) -> DateTime<Utc> {
-    after(pause_until, spread.mul_f64(jitter.clamp(0.0, 1.0)))
+/// How long one worker stays away for a pause: so long, or up to the spread longer, never less, so that those who were
+/// stopped together do not return together; but a short pause is not made a long one. `jitter` is the worker's own draw from
+/// 0 to 1, made once a pause.
+pub fn spread_out(pause: Duration, jitter: f64, spread: Duration) -> Duration {
+    pause.saturating_add(spread.min(pause / 4).mul_f64(jitter.clamp(0.0, 1.0)))
 }
 
 #[cfg(test)]
@@ -73,9 +72,13 @@ mod tests {
         }
 
         #[test]
-        fn nobody_returns_early_or_later_than_the_spread(jitter in -1.0_f64..2.0, spread in 0..10_000_u64) {
-            let resume = resume_at(at(0), jitter, Duration::from_millis(spread));
-            prop_assert!(resume >= at(0) && resume <= at(i64::try_from(spread).unwrap()));
+        fn nobody_returns_early_or_later_than_the_spread(
+            pause in 0..100_000_u64, jitter in -1.0_f64..2.0, spread in 0..10_000_u64,
+        ) {
+            let (pause, spread) = (Duration::from_millis(pause), Duration::from_millis(spread));
+            let away = spread_out(pause, jitter, spread);
+            prop_assert!(away >= pause && away <= pause + spread);
+            prop_assert!(away <= pause + pause / 4);
         }
     }
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tollgate_domain::guard::{Gate, Leave, Report};
+use tollgate_model::guard::circuit::Waiting;
 use tollgate_model::guard::outcome::{Observation, Outcome};
+use tollgate_model::guard::pause::spread_out;
 use tollgate_model::guard::ramp::Share;
 use tollgate_model::guard::settings::GuardSettings;
 use tollgate_model::guard::timeout::{LatencyKey, Sketch};
@@ -23,10 +25,6 @@ const STALE: Duration = Duration::from_secs(2);
 
 /// Leave that nobody used for so long goes back.
 const UNUSED: Duration = Duration::from_secs(2);
-
-/// What a gate may be shut for.
-pub(super) const OPERATOR: &str = "operator";
-pub(super) const CREDENTIAL: &str = "credential";
 
 /// What may be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +126,7 @@ impl Local {
             // A process that holds what another one could use keeps it waiting.
             slice: (capacity / 4).max(1),
             // Nothing is known yet: the first claim asks.
-            gate: Gate::Shut { until: Some(Duration::ZERO), why: "unknown" },
+            gate: Gate::Shut { until: Some(Duration::ZERO), why: None },
             heard: now,
             pause: None,
             untold_pause: None,
@@ -228,15 +226,15 @@ impl Local {
     /// Whether a call that was allowed may still begin. A probe has to be over while its leave lasts: else there could be two.
     pub(super) fn may_begin(&self, probe: Option<Probe>, timeout: Duration, now: Instant) -> bool {
         let allowed = match probe {
-            Some(probe) => now + timeout <= probe.until && !self.shut_for(OPERATOR),
+            Some(probe) => now + timeout <= probe.until && !self.shut_for(Waiting::Operator),
             None => matches!(self.gate, Gate::Open(_)),
         };
         allowed && self.paused(now).is_none()
     }
 
     /// Whether that is what keeps calls from being made.
-    pub(super) fn shut_for(&self, why: &str) -> bool {
-        matches!(self.gate, Gate::Shut { why: shut, .. } if shut == why)
+    pub(super) fn shut_for(&self, why: Waiting) -> bool {
+        matches!(self.gate, Gate::Shut { why: Some(shut), .. } if shut == why)
     }
 
     pub(super) fn begun(&mut self) {
@@ -272,7 +270,7 @@ impl Local {
             }
             Outcome::CredentialRefused { .. } => {
                 // No other call of ours will do better, and nobody has to tell us so.
-                self.gate = Gate::Shut { until: Some(Duration::ZERO), why: CREDENTIAL };
+                self.gate = Gate::Shut { until: Some(Duration::ZERO), why: Some(Waiting::Credential) };
                 self.heard = ended.at;
             }
             _ => {}
@@ -398,9 +396,7 @@ impl Local {
         }
         self.heard = now;
         if let Some(pause) = pause {
-            // Those who were stopped together must not return together; but a short pause is not made a long one.
-            let spread = settings.pause_spread.min(pause / 4);
-            let until = now + pause + spread.mul_f64(jitter.clamp(0.0, 1.0));
+            let until = now + spread_out(pause, jitter, settings.pause_spread);
             // The same pause, heard of again, must not be spread again.
             if self.pause.is_none_or(|present| now + pause > present) {
                 self.pause = Some(until);
@@ -418,7 +414,7 @@ impl Local {
         if let Some((epoch, within)) = probe {
             self.probe = Some(Probe { epoch, until: now + within });
         }
-        if self.shut_for(OPERATOR)
+        if self.shut_for(Waiting::Operator)
             && let Some(probe) = self.probe.take()
         {
             self.give_probe_back(probe, now);
