@@ -22,59 +22,60 @@ pub async fn of_account(db: &Database, account: AccountId) -> Result<QueueCounts
     Ok(counts)
 }
 
-/// How old the platform's totals may be. Anybody may ask for them, and they cost more the more accounts there are:
-/// reading them may take up a tenth of the time, and no more.
+/// How old a reading may be. Anybody may ask for one, and it may cost much: reading may take up a tenth of the time, and no
+/// more.
 const GOOD_FOR: Duration = Duration::from_secs(1);
 const READING_SHARE: u32 = 10;
 
-/// The platform's totals, as this process last read them.
-#[derive(Debug, Default)]
-pub struct Totals(Mutex<Option<Reading>>);
-
+/// Something as this process last read it: read by one for all who ask.
 #[derive(Debug)]
-struct Reading {
-    counts: QueueCounts,
-    good_until: Instant,
-}
+struct Reading<T>(Mutex<Option<(T, Instant)>>);
 
-impl Totals {
-    /// The generation jobs of all accounts. Read by one for all who ask.
-    pub async fn get(&self, db: &Database) -> Result<QueueCounts> {
-        let mut known = self.0.lock().await;
-        let began = Instant::now();
-        if let Some(reading) = &*known
-            && began < reading.good_until
-        {
-            return Ok(reading.counts);
-        }
-        let counts = queue::counts(db, &QueueName::GENERATION).await?;
-        let good_until = began + GOOD_FOR.max(began.elapsed() * READING_SHARE);
-        *known = Some(Reading { counts, good_until });
-        Ok(counts)
+impl<T> Default for Reading<T> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
     }
 }
 
-/// The guards, as this process last read them: many may ask, and all are told the same.
+impl<T: Clone> Reading<T> {
+    async fn get(&self, read: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut known = self.0.lock().await;
+        let began = Instant::now();
+        if let Some((reading, good_until)) = &*known
+            && began < *good_until
+        {
+            return Ok(reading.clone());
+        }
+        let reading = read.await?;
+        let good_until = began + GOOD_FOR.max(began.elapsed() * READING_SHARE);
+        *known = Some((reading.clone(), good_until));
+        Ok(reading)
+    }
+}
+
+/// The platform's totals. They cost more the more accounts there are.
 #[derive(Debug, Default)]
-pub struct Guards(Mutex<Option<(Instant, Arc<[GuardStatus]>)>>);
+pub struct Totals(Reading<QueueCounts>);
+
+impl Totals {
+    /// The generation jobs of all accounts.
+    pub async fn get(&self, db: &Database) -> Result<QueueCounts> {
+        self.0.get(queue::counts(db, &QueueName::GENERATION)).await
+    }
+}
+
+/// The guards.
+#[derive(Debug, Default)]
+pub struct Guards(Reading<Arc<[GuardStatus]>>);
 
 impl Guards {
-    /// Those of all classes, at most a second old. `enabled`: by this process's configuration, the breaker's decisions hold.
+    /// Those of all classes. `enabled`: by this process's configuration, the breaker's decisions hold.
     pub async fn get(
         &self,
         db: &Database,
         config: &GuardConfig,
         enabled: bool,
     ) -> Result<Arc<[GuardStatus]>> {
-        let mut known = self.0.lock().await;
-        let began = Instant::now();
-        if let Some((read, guards)) = &*known
-            && began.duration_since(*read) < GOOD_FOR
-        {
-            return Ok(guards.clone());
-        }
-        let guards: Arc<[GuardStatus]> = guard::status(db, config, enabled).await?.into();
-        *known = Some((began, guards.clone()));
-        Ok(guards)
+        self.0.get(async { Ok(guard::status(db, config, enabled).await?.into()) }).await
     }
 }

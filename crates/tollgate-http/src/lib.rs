@@ -11,6 +11,7 @@ mod api;
 mod available;
 mod clock;
 mod endpoints;
+mod etag;
 mod extract;
 mod observe;
 mod openapi;

@@ -80,13 +80,16 @@ impl IdleSign {
 
 /// Tells the worker that runs a task that it was called off.
 pub async fn notify_cancelled(pool: &PgPool, task: Uuid) -> Result<()> {
-    sqlx::query!("SELECT pg_notify($1, $2)", CANCELLED, task.to_string()).execute(pool).await?;
-    Ok(())
+    notify(pool, CANCELLED, &task.to_string()).await
 }
 
 /// Tells the workers that a class's guard has news.
 pub async fn notify_guard(pool: &PgPool, class: &str) -> Result<()> {
-    sqlx::query!("SELECT pg_notify($1, $2)", GUARD, class).execute(pool).await?;
+    notify(pool, GUARD, class).await
+}
+
+async fn notify(pool: &PgPool, channel: &str, payload: &str) -> Result<()> {
+    sqlx::query!("SELECT pg_notify($1, $2)", channel, payload).execute(pool).await?;
     Ok(())
 }
 

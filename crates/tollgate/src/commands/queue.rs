@@ -15,7 +15,8 @@ pub(crate) enum Command {
     List,
     /// Limit how many of a queue's tasks run at a time, over all workers.
     Set {
-        /// The queue: generation.create, generation.probe, webhook.delivery, billing.credit_grant.
+        /// The queue: generation.create (texts), generation.create.image, generation.probe, webhook.delivery,
+        /// billing.credit_grant.
         queue: QueueName,
         /// How many, or `none` for no limit.
         #[arg(long, value_name = "N|none", value_parser = cap, allow_negative_numbers = true)]

@@ -10,7 +10,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, StatusCode};
 use tollgate_model::image::sha256;
 
-use crate::endpoints::images::content;
+use crate::etag;
 
 const SCRIPT: &str = include_str!("../../../../../sdk/web/tollgate-frames.js");
 
@@ -32,9 +32,9 @@ const SCRIPT: &str = include_str!("../../../../../sdk/web/tollgate-frames.js");
     )
 )]
 pub(crate) async fn frames(headers: HeaderMap) -> Response {
-    static TAG: LazyLock<String> = LazyLock::new(|| content::tag(&sha256(SCRIPT.as_bytes())));
+    static TAG: LazyLock<String> = LazyLock::new(|| etag::tag(&sha256(SCRIPT.as_bytes())));
     let kept = [(ETAG, TAG.as_str()), (CACHE_CONTROL, "public, no-cache")];
-    if content::has(&headers, &TAG) {
+    if etag::has(&headers, &TAG) {
         return (StatusCode::NOT_MODIFIED, kept).into_response();
     }
     (kept, [(CONTENT_TYPE, "text/javascript; charset=utf-8")], SCRIPT).into_response()

@@ -3,17 +3,16 @@
 //! An image never changes, so who has it once needs to ask no more; but only its own account's key shows it, so nothing
 //! between us and the client may keep it for others.
 
-use std::fmt::Write as _;
-
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, StatusCode};
 use tollgate_domain::Error;
 use tollgate_domain::images::{self, Place};
 use tollgate_model::image::{Image, StorageKey};
 
 use crate::api::App;
+use crate::etag;
 use crate::extract::{Caller, Id, JobsRead};
 use crate::problem::{Code, ForCaller, ForId, Problem, Unfinished};
 
@@ -51,9 +50,9 @@ pub(crate) async fn content(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let image = images::get(&app.db, caller.account, id.0).await?;
-    let tag = tag(&image.sha256);
+    let tag = etag::tag(&image.sha256);
     let kept = [(ETAG, tag.clone()), (CACHE_CONTROL, FOR_EVER.to_owned())];
-    if has(&headers, &tag) {
+    if etag::has(&headers, &tag) {
         return Ok((StatusCode::NOT_MODIFIED, kept).into_response());
     }
     let bytes = match &image.place {
@@ -81,51 +80,6 @@ async fn outside(app: &App, kind: &str, key: &StorageKey) -> Result<Vec<u8>, Pro
             tracing::warn!(kind, %key, %error, "an image could not be read");
             let detail = "the store of images is not available at the moment; try again";
             Err(Problem::new(Code::Unavailable, detail))
-        }
-    }
-}
-
-/// The `ETag` of bytes with this hash.
-pub(crate) fn tag(sha256: &[u8]) -> String {
-    let mut tag = String::from("\"");
-    for byte in sha256 {
-        // Writing to a string cannot fail.
-        let _ = write!(tag, "{byte:02x}");
-    }
-    tag + "\""
-}
-
-/// Whether one of the client's copies is this one. A cache on the way may have made a tag weak (`W/`).
-pub(crate) fn has(headers: &HeaderMap, tag: &str) -> bool {
-    let sent = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let mut tags = sent.flat_map(|value| value.split(',')).map(str::trim);
-    tags.any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == tag)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_copy_is_known_by_its_tag() {
-        let ours = tag(&[0xab, 0x01]);
-        assert_eq!(ours, "\"ab01\"");
-        for (sent, known) in [
-            (&["\"ab01\""][..], true),
-            (&["W/\"ab01\""], true),
-            (&["\"other\", \"ab01\""], true),
-            (&["\"other\"", "\"ab01\""], true),
-            (&["*"], true),
-            (&["ab01"], false),
-            (&["\"ab02\""], false),
-            (&[""], false),
-            (&[], false),
-        ] {
-            let mut headers = HeaderMap::new();
-            for value in sent {
-                headers.append(IF_NONE_MATCH, value.parse().unwrap());
-            }
-            assert_eq!(has(&headers, &ours), known, "{sent:?}");
         }
     }
 }
