@@ -1,6 +1,7 @@
 //! Accounts: opened and granted credits by the operator.
 
 use tollgate_model::account::{Account, AccountId};
+use tollgate_model::credits::{Balance, EntryReason};
 use tollgate_store as store;
 use tollgate_store::TenantTx;
 
@@ -25,14 +26,14 @@ pub async fn create(db: &Database, name: &str, credits: i64) -> Result<AccountId
     let mut tx = TenantTx::begin(db.pool(), account).await?;
     store::insert_account(&mut tx, name).await?;
     if credits > 0 {
-        store::post_credits(&mut tx, new_id(), credits, "adjustment", Some("opening credits")).await?;
+        store::grant(&mut tx, new_id(), credits, EntryReason::Adjustment, Some("opening credits")).await?;
     }
     tx.commit().await?;
     Ok(account)
 }
 
 /// Posts credits to an account. Returns its new balance.
-pub async fn grant(db: &Database, account: AccountId, credits: i64, reason: &str) -> Result<i64> {
+pub async fn grant(db: &Database, account: AccountId, credits: i64, reason: &str) -> Result<Balance> {
     if !(1..=MAX_GRANT).contains(&credits) {
         return Err(Error::Invalid {
             field: "credits",
@@ -43,7 +44,7 @@ pub async fn grant(db: &Database, account: AccountId, credits: i64, reason: &str
         return Err(Error::Invalid { field: "reason", problem: "must have 1 to 500 characters".into() });
     }
     let mut tx = TenantTx::begin(db.pool(), account).await?;
-    let balance = store::post_credits(&mut tx, new_id(), credits, "adjustment", Some(reason)).await?;
+    let balance = store::grant(&mut tx, new_id(), credits, EntryReason::Adjustment, Some(reason)).await?;
     let balance = balance.ok_or(Error::NotFound("account"))?;
     tx.commit().await?;
     Ok(balance)

@@ -35,6 +35,8 @@ pub struct Account {
     pub name: String,
     /// Credits it can spend: the sum of its ledger.
     pub credits: i64,
+    /// Credits that were taken back, or cost, beyond what it had.
+    pub owed: i64,
     /// When it was opened.
     pub created_at: DateTime<Utc>,
 }

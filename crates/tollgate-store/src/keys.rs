@@ -19,6 +19,8 @@ pub struct KeyCandidate {
     pub secret_hash: String,
     /// What it may do.
     pub scopes: Vec<Scope>,
+    /// Its own rate limit, as it was set: `600,1m`.
+    pub rate_limit: Option<String>,
 }
 
 fn scopes(names: &[String]) -> Vec<Scope> {
@@ -60,11 +62,12 @@ pub async fn insert_key(
     })
 }
 
-/// The unrevoked keys with this prefix: nearly always one or none. One round trip, read anew for each request, so
+/// The keys with this prefix that are neither revoked nor expired: nearly always one or none. One round trip, read anew for each request, so
 /// that a revocation holds at once everywhere.
 pub async fn find_key(pool: &PgPool, prefix: &str) -> Result<Vec<KeyCandidate>> {
     sqlx::query!(
-        r#"SELECT account_id AS "account_id!", key_id AS "key_id!", secret_hash AS "secret_hash!", scopes AS "scopes!"
+        r#"SELECT account_id AS "account_id!", key_id AS "key_id!", secret_hash AS "secret_hash!", scopes AS "scopes!",
+                  rate_limit
            FROM app.find_key($1)"#,
         prefix
     )
@@ -73,6 +76,7 @@ pub async fn find_key(pool: &PgPool, prefix: &str) -> Result<Vec<KeyCandidate>> 
         key_id: row.key_id,
         secret_hash: row.secret_hash,
         scopes: scopes(&row.scopes),
+        rate_limit: row.rate_limit,
     })
     .fetch_all(pool)
     .await

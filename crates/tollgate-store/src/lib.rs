@@ -8,6 +8,7 @@
 
 mod accounts;
 mod connect;
+mod credits;
 mod dead_letters;
 mod guard;
 mod images;
@@ -22,8 +23,9 @@ mod tx;
 mod wake;
 mod workers;
 
-pub use accounts::{balance, insert_account, list_accounts, post_credits};
+pub use accounts::{insert_account, list_accounts};
 pub use connect::{ConnectError, Role, connect, drop_broken, probe};
+pub use credits::{balance, grant, ledger_page};
 pub use dead_letters::{
     LockedLetter, count_dead_letters, count_dead_letters_by_id, dead_letter, dead_letters_page,
     delete_dead_letters, lock_dead_letters, lock_dead_letters_by_id, redrive, reopen_failed,

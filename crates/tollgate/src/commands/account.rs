@@ -57,8 +57,8 @@ pub(crate) async fn run(command: Command, config: &Config, json: bool) -> Result
         }
         Command::Grant { account, credits, reason } => {
             let balance = accounts::grant(&db, account, credits, &reason).await?;
-            print(json, &json!({ "account_id": account, "balance": balance }), || {
-                format!("balance: {balance} credits")
+            print(json, &json!({ "account_id": account, "balance": balance.balance }), || {
+                format!("balance: {} credits", balance.balance)
             })
         }
     }

@@ -1,0 +1,66 @@
+//! Credits: balances, and the ledger's entries. Entries are only ever added.
+//!
+//! The balance's row is the account's lock for money, and its CHECK refuses to go below 0. Every statement that changes it
+//! adds the entry that says why, so that the two cannot part.
+
+use tollgate_model::credits::{Balance, EntryReason, LedgerEntry};
+use uuid::Uuid;
+
+use crate::{Result, TenantTx};
+
+/// Credits from outside, or back there. What is owed is paid first; what is taken back beyond what may be spent is owed.
+/// `None`: there is no such account.
+pub async fn grant(
+    tx: &mut TenantTx,
+    entry: Uuid,
+    credits: i64,
+    reason: EntryReason,
+    note: Option<&str>,
+) -> Result<Option<Balance>> {
+    sqlx::query!(
+        r#"WITH before AS MATERIALIZED (
+               SELECT posted, held, owed FROM app.credit_balances WHERE account_id = $1 FOR UPDATE
+           ), moved AS MATERIALIZED (
+               SELECT CASE WHEN $3::bigint > 0 THEN -least(owed, $3)
+                           ELSE greatest(-$3 - (posted - held), 0) END AS owed
+               FROM before
+           ), after AS (
+               UPDATE app.credit_balances b SET posted = b.posted + $3 + moved.owed, owed = b.owed + moved.owed
+               FROM moved WHERE b.account_id = $1 RETURNING b.posted, b.held, b.owed
+           ), entry AS (
+               INSERT INTO app.credits_ledger (account_id, id, delta, owed, granted, reason, note)
+               SELECT $1, $2, $3 + owed, owed, $3, $4, $5 FROM moved
+           )
+           SELECT posted, held, owed FROM after"#,
+        tx.account().0,
+        entry,
+        credits,
+        reason.as_str(),
+        note,
+    )
+    .map(|row| Balance::new(row.posted, row.held, row.owed))
+    .fetch_optional(tx.conn())
+    .await
+}
+
+/// The account's credits; `None`: there is no such account.
+pub async fn balance(tx: &mut TenantTx) -> Result<Option<Balance>> {
+    sqlx::query!("SELECT posted, held, owed FROM app.credit_balances WHERE account_id = $1", tx.account().0)
+        .map(|row| Balance::new(row.posted, row.held, row.owed))
+        .fetch_optional(tx.conn())
+        .await
+}
+
+/// Entries by age, newest first, older than `before`.
+pub async fn ledger_page(tx: &mut TenantTx, before: Option<Uuid>, limit: i64) -> Result<Vec<LedgerEntry>> {
+    sqlx::query_as!(
+        LedgerEntry,
+        "SELECT id, reason, delta, held, charged, owed, granted, job_id, note, created_at FROM app.credits_ledger
+         WHERE account_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
+        tx.account().0,
+        before.unwrap_or(Uuid::max()),
+        limit,
+    )
+    .fetch_all(tx.conn())
+    .await
+}
