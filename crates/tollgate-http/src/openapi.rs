@@ -26,6 +26,7 @@ use crate::router;
     tags(
         (name = "jobs", description = "Generation jobs."),
         (name = "images", description = "The images that jobs have brought."),
+        (name = "credits", description = "The account's credits, and the ledger of how it came to them."),
         (name = "api-keys", description = "The account's API keys."),
         (name = "quota", description = "How much there is to do, for status indicators."),
         (name = "operators", description = "Dead letters, queues and lanes, over all accounts. For the operators' token alone."),

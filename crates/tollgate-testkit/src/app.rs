@@ -19,6 +19,9 @@ use uuid::Uuid;
 
 use crate::{Process, TestDb, eventually};
 
+/// What an account of a test begins with: more than any test spends.
+const CREDITS: i64 = 1_000_000_000;
+
 /// What a test wants otherwise.
 #[derive(Debug, Clone, Default)]
 pub struct Tune {
@@ -207,7 +210,7 @@ async fn operator(db: &TestDb) -> Database {
 
 async fn open_account(db: &TestDb) -> (AccountId, String) {
     let operator = operator(db).await;
-    let account = accounts::create(&operator, "test", 1000).await.unwrap_or_else(|error| panic!("{error}"));
+    let account = accounts::create(&operator, "test", CREDITS).await.unwrap_or_else(|error| panic!("{error}"));
     let (_, key) =
         keys::create(&operator, account, "test", &Scope::ALL).await.unwrap_or_else(|e| panic!("{e}"));
     (account, key.expose().to_owned())

@@ -3,6 +3,7 @@
 use tollgate_domain::Error;
 
 use super::{Code, Problem};
+use crate::extract::unknown;
 
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
@@ -10,6 +11,10 @@ impl From<Error> for Problem {
             Error::NotFound(_) => Self::new(Code::NotFound, error.to_string()),
             Error::Submission(_) | Error::Invalid { .. } => Self::invalid(error.to_string()),
             Error::QueueFull(_) => Self::new(Code::QueueFull, error.to_string()),
+            Error::InsufficientCredits { .. } => Self::new(Code::InsufficientCredits, error.to_string()),
+            Error::KeyGone => unknown(),
+            Error::IdempotencyConflict => Self::new(Code::IdempotencyKeyConflict, error.to_string()),
+            Error::IdempotencyInFlight => Self::new(Code::IdempotencyInFlight, error.to_string()),
             Error::AlreadyFinished(_) => Self::new(Code::JobFinished, error.to_string()),
             // In the log by `available.rs`: a line each would be hundreds.
             Error::Unavailable(cause) => {
@@ -59,6 +64,14 @@ mod tests {
                 "`name` is bad",
             ),
             (Error::QueueFull(QueueFull::Account(7)), Code::QueueFull, "7 jobs may wait"),
+            (
+                Error::InsufficientCredits { needed: 7, balance: 3 },
+                Code::InsufficientCredits,
+                "needs 7 credits, and 3",
+            ),
+            (Error::KeyGone, Code::Unauthorized, "revoked or expired"),
+            (Error::IdempotencyConflict, Code::IdempotencyKeyConflict, "another body"),
+            (Error::IdempotencyInFlight, Code::IdempotencyInFlight, "under way"),
             (Error::AlreadyFinished(JobStatus::Failed), Code::JobFinished, "already failed"),
         ] {
             let problem = Problem::from(error);
