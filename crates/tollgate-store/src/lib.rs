@@ -19,6 +19,7 @@ mod lanes;
 mod legacy;
 mod migrate;
 mod prices;
+mod reconcile;
 mod retention;
 mod submit;
 mod tasks;
@@ -54,6 +55,7 @@ pub use lanes::{
 pub use legacy::{LegacyError, Mended};
 pub use migrate::{MigrateError, Migrated, migrate, schema_is_current};
 pub use prices::{insert_price, prices};
+pub use reconcile::{Books, account_ids, advance_sums, all_books, books};
 pub use retention::{Batch, accounts_after, remove_ended_jobs};
 pub use sqlx::{Error, PgPool};
 pub use submit::{NewJob, SubmitTerms, Submitted, submit};

@@ -210,7 +210,8 @@ async fn operator(db: &TestDb) -> Database {
 
 async fn open_account(db: &TestDb) -> (AccountId, String) {
     let operator = operator(db).await;
-    let account = accounts::create(&operator, "test", CREDITS).await.unwrap_or_else(|error| panic!("{error}"));
+    let account =
+        accounts::create(&operator, "test", CREDITS).await.unwrap_or_else(|error| panic!("{error}"));
     let (_, key) =
         keys::create(&operator, account, "test", &Scope::ALL).await.unwrap_or_else(|e| panic!("{e}"));
     (account, key.expose().to_owned())
