@@ -36,6 +36,12 @@ pub enum Error {
         /// What can be spent.
         balance: i64,
     },
+    /// The API key may spend so much a day, and no more.
+    #[error("this needs {needed} credits, more than is left of what this API key may spend today (UTC)")]
+    DailyLimit {
+        /// What would have been held.
+        needed: i64,
+    },
     /// The API key was revoked, or has expired, since it was recognised.
     #[error("the API key is not valid any more")]
     KeyGone,
@@ -47,6 +53,11 @@ pub enum Error {
     /// The request with this `Idempotency-Key` has not ended yet.
     #[error("a request with this `Idempotency-Key` is under way; ask again, and its answer will be there")]
     IdempotencyInFlight,
+    /// The answer was given before, and holds a secret of who asked then.
+    #[error(
+        "this was done before, and its answer holds a secret that is shown only to the API key that asked for it"
+    )]
+    SealedAnswer,
     /// A final status stays.
     #[error("the job has already {0}; only a queued or running job can be cancelled")]
     AlreadyFinished(JobStatus),

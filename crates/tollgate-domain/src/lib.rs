@@ -28,6 +28,7 @@ pub mod queue;
 pub mod reconcile;
 pub mod retention;
 pub mod runs;
+mod seal;
 pub mod status;
 pub mod submit;
 pub mod sweep;

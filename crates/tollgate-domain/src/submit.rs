@@ -82,6 +82,7 @@ impl Entrance {
             Submitted::InFlight => Err(Error::IdempotencyInFlight),
             Submitted::Unauthorized => Err(Error::KeyGone),
             Submitted::Full => Err(self.admission.account_is_full()),
+            Submitted::Capped => Err(Error::DailyLimit { needed: hold }),
             Submitted::Short { balance } => Err(Error::InsufficientCredits { needed: hold, balance }),
         }
     }

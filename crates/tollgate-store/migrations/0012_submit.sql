@@ -8,6 +8,25 @@ GRANT UPDATE (credits_held) ON app.jobs TO app_api;
 GRANT UPDATE (credits_held, credits_charged) ON app.jobs TO app_worker;
 GRANT UPDATE (credits_held) ON app.jobs TO app_operator;
 
+-- What a key may spend a day, where it has a limit.
+ALTER TABLE app.api_keys ADD COLUMN daily_credit_limit bigint CHECK (daily_credit_limit >= 0);
+CREATE TABLE app.key_spending (
+    account_id uuid NOT NULL,
+    key_id     uuid NOT NULL,
+    day        date NOT NULL,
+    credits    bigint NOT NULL,
+    PRIMARY KEY (account_id, key_id, day),
+    FOREIGN KEY (account_id, key_id) REFERENCES app.api_keys
+);
+COMMENT ON TABLE app.key_spending IS 'By a key with a limit, for the jobs it submitted on a day (UTC): what is held for them, or what they cost.';
+ALTER TABLE app.key_spending ENABLE ROW LEVEL SECURITY;
+ALTER TABLE app.key_spending FORCE ROW LEVEL SECURITY;
+CREATE POLICY tenant ON app.key_spending
+    USING (account_id = (SELECT NULLIF(current_setting('app.account_id', true), '')::uuid))
+    WITH CHECK (account_id = (SELECT NULLIF(current_setting('app.account_id', true), '')::uuid));
+GRANT SELECT, INSERT, UPDATE (credits) ON app.key_spending TO app_api, app_operator;
+GRANT SELECT, UPDATE (credits), DELETE ON app.key_spending TO app_worker;
+
 -- A request that is to be done once, and the answer it was given. Nothing ever wrote here before.
 DROP TABLE app.idempotency_keys;
 CREATE TABLE app.idempotency_keys (
@@ -48,6 +67,21 @@ GRANT USAGE ON SCHEMA pricing TO app_api, app_operator;
 GRANT SELECT ON pricing.prices TO app_api, app_operator;
 GRANT INSERT ON pricing.prices TO app_operator;
 
+-- Counts what a key with a limit spends today. `false`: it would be more than it may.
+CREATE FUNCTION app.spend(account uuid, key uuid, amount bigint) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    most bigint;
+BEGIN
+    SELECT k.daily_credit_limit INTO most FROM app.api_keys k WHERE k.account_id = account AND k.id = key;
+    INSERT INTO app.key_spending AS s (account_id, key_id, day, credits)
+    SELECT account, key, (now() AT TIME ZONE 'UTC')::date, amount WHERE amount <= most
+    ON CONFLICT (account_id, key_id, day) DO UPDATE SET credits = s.credits + excluded.credits
+    WHERE s.credits + excluded.credits <= most;
+    RETURN FOUND;
+END $$;
+REVOKE ALL ON FUNCTION app.spend FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION app.spend TO app_api;
+
 -- Submissions of one account, together: each is accepted, or refused for a reason of its own. Security invoker: the wall
 -- stands around it as around any statement, and it is set to the account first of all.
 --
@@ -57,6 +91,7 @@ GRANT INSERT ON pricing.prices TO app_operator;
 --   in_flight     its idempotency key was just let go of: try again
 --   unauthorized  its API key is revoked, has expired, or lacks the scope
 --   full          as many of the account's jobs wait as may
+--   capped        its API key has spent what it may today
 --   short         the balance does not pay for it
 CREATE FUNCTION app.submit(
     account uuid, lines text[], max_queued bigint, ttl interval, asked_route text, keep interval,
@@ -69,6 +104,7 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     fates    text[] := array_fill('accepted'::text, ARRAY[cardinality(ids)]);
     usable   uuid[];
+    capped   uuid[];
     claimed  text[];
     let_go   text[];
     counted  text[];
@@ -82,7 +118,8 @@ BEGIN
     PERFORM set_config('app.account_id', account::text, true);
 
     -- The keys, as they are now: what a process remembers of them may be out of date.
-    SELECT array_agg(k.id) INTO usable FROM app.api_keys k
+    SELECT array_agg(k.id), array_agg(k.id) FILTER (WHERE k.daily_credit_limit IS NOT NULL) INTO usable, capped
+    FROM app.api_keys k
     WHERE k.account_id = account AND k.id = ANY (key_ids) AND k.revoked_at IS NULL
       AND coalesce(k.expires_at > now(), true) AND 'jobs:write' = ANY (k.scopes);
 
@@ -121,6 +158,8 @@ BEGIN
                               ELSE 'conflict' END;
         ELSIF room <= 0 THEN
             fates[nr] := 'full';
+        ELSIF key_ids[nr] = ANY (capped) AND NOT app.spend(account, key_ids[nr], holds[nr]) THEN
+            fates[nr] := 'capped';
         ELSE
             room := room - 1;
             wanted := wanted + holds[nr];
@@ -140,6 +179,9 @@ BEGIN
                 IF fates[nr] = 'accepted' AND wanted + holds[nr] > coalesce(available, 0) THEN
                     fates[nr] := 'short';
                     accepted := accepted - 1;
+                    IF key_ids[nr] = ANY (capped) THEN
+                        PERFORM app.spend(account, key_ids[nr], -holds[nr]);
+                    END IF;
                 ELSIF fates[nr] = 'accepted' THEN
                     wanted := wanted + holds[nr];
                 END IF;
@@ -150,9 +192,9 @@ BEGIN
     END IF;
 
     -- What is refused for want of credits or room may be asked again.
-    IF claimed IS NOT NULL AND fates && ARRAY['full', 'short'] THEN
+    IF claimed IS NOT NULL AND fates && ARRAY['full', 'capped', 'short'] THEN
         SELECT array_agg(s.once) INTO let_go FROM unnest(onces, fates) AS s (once, fate)
-        WHERE s.fate IN ('full', 'short');
+        WHERE s.fate IN ('full', 'capped', 'short');
         DELETE FROM app.idempotency_keys i
         WHERE i.account_id = account AND i.method = 'POST' AND i.route = asked_route AND i.key = ANY (let_go)
           AND i.key = ANY (claimed);

@@ -73,6 +73,8 @@ pub enum Submitted {
     Unauthorized,
     /// As many of the account's jobs wait as may.
     Full,
+    /// Its API key has spent what it may today.
+    Capped,
     /// The balance does not pay for it.
     Short {
         /// What could still be spent.
@@ -131,6 +133,7 @@ pub async fn submit(
                 "in_flight" => Submitted::InFlight,
                 "unauthorized" => Submitted::Unauthorized,
                 "full" => Submitted::Full,
+                "capped" => Submitted::Capped,
                 "short" => Submitted::Short { balance: row.available.unwrap_or(0) },
                 other => return Err(sqlx::Error::Protocol(format!("app.submit says `{other}`"))),
             })
