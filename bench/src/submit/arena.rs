@@ -18,6 +18,12 @@ const ACCOUNTS: usize = 100;
 /// As for the peers' own benchmark; sessions enough for 64 producers of a library with two pools.
 const SETTINGS: [(&str, &str); 3] =
     [("shared_buffers", "1GB"), ("max_wal_size", "4GB"), ("max_connections", "300")];
+/// To see what statements take.
+const STATEMENTS: [(&str, &str); 3] = [
+    ("shared_preload_libraries", "pg_stat_statements"),
+    ("pg_stat_statements.track", "all"),
+    ("pg_stat_statements.track_planning", "on"),
+];
 
 pub(crate) struct Arena {
     _directory: tempfile::TempDir,
@@ -63,8 +69,9 @@ impl Arena {
         let mut options = Options::new(directory.path());
         options.settings = SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         if statements {
-            options.settings.push(("shared_preload_libraries".into(), "pg_stat_statements".into()));
-            options.settings.push(("pg_stat_statements.track".into(), "all".into()));
+            for (name, value) in STATEMENTS {
+                options.settings.push((name.into(), value.into()));
+            }
         }
         let server = tokio::task::spawn_blocking(move || Server::start(options)).await??;
         let meter = PgConnection::connect(&server.url("postgres")).await?;

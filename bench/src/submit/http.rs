@@ -42,6 +42,9 @@ pub(crate) async fn measure(
     if with_statements {
         statements::print(arena.meter(), DATABASE, full.done).await?;
     }
+    if full.done == 0 {
+        return Err(full.fault().unwrap_or_else(|| "no answer within the window".into()).into());
+    }
     let mut half = load.open(connections, full.per_sec() / 2.0, window).await?;
     faults.extend([full.fault(), half.fault()].into_iter().flatten());
     api.terminate().await;

@@ -14,14 +14,17 @@ pub(crate) async fn forget(conn: &mut PgConnection) -> Result<()> {
     Ok(())
 }
 
-/// Prints what one submit of so many took, of those in that database. Statements inside functions are listed, and in their
-/// function's time too. Planning and parsing, and the commit's wait for the disk but for its own statement, are not in it.
+/// Prints what one submit of so many took, of those in that database. Statements inside functions and foreign keys' checks are
+/// listed, and are in their caller's time too. Parsing, the commit itself and what goes over the socket are in none.
 pub(crate) async fn print(conn: &mut PgConnection, database: &str, submits: u64) -> Result<()> {
     let rows = sqlx::query(
-        "SELECT s.calls::float8 / $2 AS calls, s.total_exec_time * 1000 / $2 AS micros, s.total_exec_time * 1000 / s.calls AS each,
-                s.wal_bytes::float8 / $2 AS wal, regexp_replace(left(s.query, 300), '\\s+', ' ', 'g') AS text
-         FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid
-         WHERE d.datname = $1 ORDER BY s.total_exec_time DESC LIMIT $3",
+        "SELECT sum(calls)::float8 / $2 AS calls, sum(micros) / $2 AS micros, sum(micros) / sum(calls)::float8 AS each,
+                sum(wal_bytes)::float8 / $2 AS wal, text
+         FROM (SELECT calls, (total_plan_time + total_exec_time) * 1000 AS micros, wal_bytes,
+                      -- An account's id in SET LOCAL makes no other statement of it.
+                      regexp_replace(regexp_replace(left(query, 300), '\\s+', ' ', 'g'), '[0-9a-f-]{36}', '…', 'g') AS text
+               FROM pg_stat_statements WHERE dbid = (SELECT oid FROM pg_database WHERE datname = $1)) s
+         GROUP BY text ORDER BY sum(micros) DESC LIMIT $3",
     )
     .bind(database)
     .bind(submits as f64)
