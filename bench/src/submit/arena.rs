@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tokio::time::Instant;
 use tollgate_devdb::{Options, Server};
 use tollgate_domain::{Database, Role, accounts, keys};
 use tollgate_model::key::Scope;
@@ -39,6 +40,7 @@ pub(crate) struct Arena {
 /// Counters at a moment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reading {
+    at: Instant,
     postgres: cpu::Postgres,
     api: u64,
     client: u64,
@@ -55,7 +57,7 @@ pub(crate) struct Cost {
     pub(crate) postgres_rest: f64,
     pub(crate) api: f64,
     pub(crate) client: f64,
-    /// What everybody else on the machine used meanwhile: a run beside much of it tells little.
+    /// How many processors everybody else kept busy meanwhile: a run beside much of it tells little.
     pub(crate) others: f64,
     pub(crate) wal_bytes: f64,
     pub(crate) wal_syncs: f64,
@@ -156,6 +158,7 @@ impl Arena {
         .fetch_one(&mut self.meter)
         .await?;
         Ok(Reading {
+            at: Instant::now(),
             postgres: cpu::of_postgres(self.server.pid())?,
             api: api.map_or(Ok(0), |api| cpu::of(api.pid()))?,
             client: cpu::own()? + cpu::of_ended_children(std::process::id())?,
@@ -181,12 +184,13 @@ impl Reading {
         let postgres_rest = micros(self.postgres.rest, before.postgres.rest);
         let (api, client) = (micros(self.api, before.api), micros(self.client, before.client));
         let machine = micros(self.machine, before.machine);
+        let elapsed_micros = (self.at - before.at).as_secs_f64() * 1e6;
         Cost {
             sessions,
             postgres_rest,
             api,
             client,
-            others: (machine - sessions - postgres_rest - api - client).max(0.0),
+            others: (machine - sessions - postgres_rest - api - client).max(0.0) * count / elapsed_micros,
             wal_bytes: (self.wal_bytes - before.wal_bytes) / count,
             wal_syncs: (self.wal_syncs - before.wal_syncs) / count,
             commits: (self.commits - before.commits) / count,

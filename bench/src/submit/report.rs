@@ -26,7 +26,7 @@ pub(crate) fn print(rounds: &[Round], connections: &[usize], ledger_rows: u64) {
 
 fn figures(rounds: &[Round], connections: &[usize]) {
     println!("µs: processor time, of one submit or enqueue\n");
-    let columns = "| | connections | /s | PostgreSQL µs | of it background | API µs | client µs | everybody else µs | commits | WAL syncs | WAL bytes |";
+    let columns = "| | connections | /s | PostgreSQL µs | of it background | API µs | client µs | commits | WAL syncs | WAL bytes | others, processors |";
     header(columns);
     for part in [Part::Many, Part::Hot, Part::PgBoss, Part::GraphileWorker, Part::Raw] {
         for &connections in connections {
@@ -47,10 +47,10 @@ fn figures(rounds: &[Round], connections: &[usize]) {
                 over_http(figure(|run| run.cost.postgres_rest, 0)),
                 over_http(figure(|run| run.cost.api, 0)),
                 figure(|run| run.cost.client, 0),
-                figure(|run| run.cost.others, 0),
                 figure(|run| run.cost.commits, 2),
                 figure(|run| run.cost.wal_syncs, 2),
                 figure(|run| run.cost.wal_bytes, 0),
+                figure(|run| run.cost.others, 2),
             );
         }
     }
