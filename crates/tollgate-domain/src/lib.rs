@@ -9,6 +9,7 @@
 pub mod accounts;
 mod admin_token;
 mod admission;
+mod attempts;
 pub mod auth;
 mod database;
 pub mod dead_letters;
@@ -22,6 +23,7 @@ pub mod keys;
 mod presence;
 mod process_secret;
 pub mod queue;
+pub mod rate_limits;
 pub mod retention;
 pub mod runs;
 pub mod status;

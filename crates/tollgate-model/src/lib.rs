@@ -19,5 +19,6 @@ pub mod key;
 pub mod lanes;
 pub mod object;
 pub mod queue;
+pub mod rate_limit;
 pub mod retry;
 pub mod submission;

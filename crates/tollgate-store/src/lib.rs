@@ -17,6 +17,7 @@ mod keys;
 mod lanes;
 mod legacy;
 mod migrate;
+mod rate_limits;
 mod retention;
 mod tasks;
 mod tx;
@@ -49,6 +50,7 @@ pub use lanes::{
 };
 pub use legacy::{LegacyError, Mended};
 pub use migrate::{MigrateError, Migrated, migrate, schema_is_current};
+pub use rate_limits::{count_requests, remove_rate_windows};
 pub use retention::{Batch, accounts_after, remove_ended_jobs};
 pub use sqlx::{Error, PgPool};
 pub use tasks::{
