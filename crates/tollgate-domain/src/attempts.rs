@@ -83,7 +83,8 @@ impl Attempts {
 
     /// What an address may still try.
     pub(crate) fn standing(&self, from: IpAddr) -> Standing {
-        let taken = self.taken.get(&Counted::Address(network(from))).map_or_else(Taken::default, |it| *lock(&it));
+        let taken =
+            self.taken.get(&Counted::Address(network(from))).map_or_else(Taken::default, |it| *lock(&it));
         BY_ADDRESS.standing(taken, self.began.elapsed())
     }
 

@@ -78,17 +78,11 @@ impl RateLimits {
             return Ok(Allowed::Unlimited);
         };
         let leased = self.shares.get_with((caller.key, group), Arc::default);
-        let verdict = match leased.share().spend(quota, self.began.elapsed()) {
-            Verdict::Lease => None,
-            verdict => Some(verdict),
-        };
-        let verdict = match verdict {
-            Some(verdict) => verdict,
-            None => {
-                let lease = self.lease(&leased, db, caller, group, quota);
-                timeout(PATIENCE, lease).await.unwrap_or_else(|_| Err(Error::timed_out()))?
-            }
-        };
+        let mut verdict = leased.share().spend(quota, self.began.elapsed());
+        if verdict == Verdict::Lease {
+            let lease = self.lease(&leased, db, caller, group, quota);
+            verdict = timeout(PATIENCE, lease).await.unwrap_or_else(|_| Err(Error::timed_out()))?;
+        }
         match verdict {
             Verdict::Accepted(standing) => Ok(Allowed::Yes(standing)),
             Verdict::Refused(standing) => {

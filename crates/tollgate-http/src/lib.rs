@@ -9,6 +9,7 @@
 
 mod api;
 mod available;
+mod client;
 mod clock;
 mod endpoints;
 mod etag;
@@ -17,6 +18,7 @@ mod observe;
 mod openapi;
 mod page;
 pub mod problem;
+mod rate_limits;
 mod request_id;
 mod router;
 mod serve;

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::api::App;
 use crate::problem::{Code, Problem};
+use crate::rate_limits;
 
 pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -49,13 +50,25 @@ impl<S: Needs> FromRequestParts<App> for Caller<S> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let presented = presented(&parts.headers)?;
-        let caller = app.auth.authenticate(&app.db, presented.expose_secret()).await?.ok_or_else(unknown)?;
+        let identified = identify(parts, app).await;
+        let (caller, presented) = identified.inspect_err(|_| rate_limits::show_attempts(parts, app))?;
         tracing::Span::current().record("account_id", tracing::field::display(caller.account));
+        rate_limits::check(parts, app, &caller).await?;
         require(&caller.scopes, S::SCOPE)?;
-        let tollgate_domain::auth::Caller { account, key, scopes } = caller;
+        let tollgate_domain::auth::Caller { account, key, scopes, .. } = caller;
         Ok(Self { account, key, scopes, presented, scope: PhantomData })
     }
+}
+
+/// Whose key a request shows.
+async fn identify(
+    parts: &Parts,
+    app: &App,
+) -> Result<(tollgate_domain::auth::Caller, SecretString), Problem> {
+    let presented = presented(&parts.headers)?;
+    let from = rate_limits::address(parts);
+    let caller = app.auth.authenticate(&app.db, presented.expose_secret(), from).await?;
+    Ok((caller.ok_or_else(unknown)?, presented))
 }
 
 /// Where an endpoint also serves those who show no key. A key that is shown must be good.

@@ -23,11 +23,12 @@ impl Allowance {
     pub fn take(self, taken: &mut Taken, now: Duration) -> Result<(), Duration> {
         let full_at = taken.0.max(now) + self.every;
         let latest = now + self.window();
-        if full_at > latest {
-            return Err(full_at - latest);
+        let wait = full_at.saturating_sub(latest);
+        if wait.is_zero() {
+            taken.0 = full_at;
+            return Ok(());
         }
-        taken.0 = full_at;
-        Ok(())
+        Err(wait)
     }
 
     /// Gives one back that was taken for nothing.

@@ -88,11 +88,9 @@ impl Share {
         asked: Duration,
         now: Duration,
     ) -> Verdict {
-        let limit = u64::from(quota.requests);
-        let before = counted.used.saturating_sub(u64::from(wanted));
-        // No more than `wanted`, and no more than the limit: both are of 32 bits.
-        let granted = limit.saturating_sub(before).min(wanted.into()) as u32;
-        let free = limit.saturating_sub(counted.used) as u32;
+        let left = |used| quota.requests.saturating_sub(u32::try_from(used).unwrap_or(u32::MAX));
+        let granted = left(counted.used.saturating_sub(wanted.into())).min(wanted);
+        let free = left(counted.used);
         // The database looked at its clock after we had sent, so the window has ended by then at the earliest.
         let ends = asked + quota.window.saturating_sub(counted.age);
         *self = Self { quota: Some(quota), held: granted, free, ends, slice: granted };

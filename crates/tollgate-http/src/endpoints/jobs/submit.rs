@@ -28,7 +28,11 @@ pub(crate) struct Full;
 
 impl IntoResponses for Full {
     fn responses() -> Responses {
-        document(&[(Code::QueueFull, "as much waits as may, of the account or of all; nothing was stored")])
+        document(&[(
+            Code::QueueFull,
+            "as much waits as may, of the account or of all; or `rate_limited`: as many requests as the key may \
+             make. Nothing was stored",
+        )])
     }
 }
 

@@ -21,12 +21,12 @@ struct Window {
 impl Row {
     /// As the statement does it.
     fn count(&mut self, quota: Quota, wanted: u32, now: Duration) -> Counted {
-        if !self.windows.last().is_some_and(|window| now < window.began + quota.window) {
+        if self.windows.last().is_none_or(|window| now >= window.began + quota.window) {
             self.windows.push(Window { began: now, used: 0, accepted: 0 });
         }
         let window = self.windows.last_mut().unwrap();
         window.used += u64::from(wanted);
-        Counted { used: window.used, age: now - window.began }
+        Counted { used: window.used, age: now.saturating_sub(window.began) }
     }
 
     /// One more in the window of `now`, which there must be.
@@ -99,6 +99,11 @@ impl Fleet {
         }
     }
 
+    /// How many of so many at once are accepted.
+    fn burst(&mut self, process: usize, sent: u32) -> u32 {
+        (0..sent).map(|_| u32::from(self.request(process, Duration::ZERO).is_ok())).sum()
+    }
+
     fn request(&mut self, process: usize, now: Duration) -> Result<Standing, Standing> {
         let (share, local) = (&mut self.shares[process], now + self.offsets[process]);
         let verdict = match share.spend(self.quota, local) {
@@ -122,7 +127,7 @@ impl Fleet {
 fn a_lone_client_counts_down_and_begins_anew() {
     for requests in [1, 2, 7, 60, 1_000] {
         let mut fleet = Fleet::new(requests, 1);
-        let mut now = Duration::from_secs(5);
+        let (mut now, instant) = (Duration::from_secs(5), Duration::from_nanos(1));
         for round in 0..3 {
             for left in (0..requests).rev() {
                 let standing = fleet.request(0, now).expect("within the limit");
@@ -130,8 +135,8 @@ fn a_lone_client_counts_down_and_begins_anew() {
             }
             let leases = fleet.leases;
             for _ in 0..3 {
-                let standing = fleet.request(0, now + MINUTE - Duration::from_nanos(1)).unwrap_err();
-                assert_eq!((standing.remaining, standing.reset), (0, Duration::from_nanos(1)));
+                let standing = fleet.request(0, (now + MINUTE).saturating_sub(instant)).unwrap_err();
+                assert_eq!((standing.remaining, standing.reset), (0, instant));
             }
             assert_eq!(fleet.leases, leases, "a refusal asks nobody");
             now += MINUTE;
@@ -232,11 +237,11 @@ proptest! {
         let mut fleet = Fleet::new(requests, 7);
         let (mut accepted, mut lost) = (0, 0);
         for (process, sent) in before.into_iter().enumerate() {
-            let had = (0..sent).filter(|_| fleet.request(process, Duration::ZERO).is_ok()).count() as u32;
+            let had = fleet.burst(process, sent);
             accepted += had;
             lost += had.min(requests / 8);
         }
-        accepted += (0..requests).filter(|_| fleet.request(6, Duration::ZERO).is_ok()).count() as u32;
+        accepted += fleet.burst(6, requests);
         prop_assert!(accepted <= requests && accepted + lost >= requests, "{accepted} of {requests}, {lost}");
     }
 }
