@@ -46,12 +46,13 @@ fn duration(interval: &PgInterval) -> Duration {
     Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }
 
-/// Removes up to `limit` of the account's windows that began longer than `before` ago. Returns how many.
+/// Removes up to `limit` of the account's windows that began longer than `before` ago. Returns how many. One that is begun anew
+/// meanwhile has moved, and stays.
 pub async fn remove_rate_windows(tx: &mut TenantTx, before: Duration, limit: i64) -> Result<u64> {
     let done = sqlx::query!(
         "DELETE FROM app.rate_windows WHERE ctid = ANY (ARRAY(
              SELECT ctid FROM app.rate_windows WHERE account_id = $1 AND started_at < now() - $2::interval
-             ORDER BY account_id, key_id, route_group LIMIT $3 FOR UPDATE SKIP LOCKED))",
+             ORDER BY account_id, key_id, route_group LIMIT $3))",
         tx.account().0,
         interval(before),
         limit,
