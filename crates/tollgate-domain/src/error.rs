@@ -1,6 +1,8 @@
 //! What can go wrong, in the words of the domain. An edge maps each to its own answer; what the database said stays
 //! in the log.
 
+use std::time::Duration;
+
 use tollgate_model::admission::QueueFull;
 use tollgate_model::job::JobStatus;
 use tollgate_model::submission::InvalidSubmission;
@@ -24,6 +26,12 @@ pub enum Error {
         field: &'static str,
         /// What is wrong with it.
         problem: String,
+    },
+    /// Too many wrong keys came from there: no more are looked at until it has waited.
+    #[error("too many wrong API keys came from your address")]
+    TooManyAttempts {
+        /// For so long.
+        wait: Duration,
     },
     /// As much waits as may.
     #[error(transparent)]

@@ -9,6 +9,7 @@
 pub mod accounts;
 mod admin_token;
 mod admission;
+mod attempts;
 pub mod auth;
 pub mod credits;
 mod database;
@@ -25,6 +26,7 @@ mod presence;
 pub mod prices;
 mod process_secret;
 pub mod queue;
+pub mod rate_limits;
 pub mod reconcile;
 pub mod retention;
 pub mod runs;

@@ -8,6 +8,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tollgate_domain::auth::Authenticator;
+use tollgate_domain::rate_limits::RateLimits;
 use tollgate_domain::status::{Guards, Totals};
 use tollgate_domain::submit::Entrance;
 use tollgate_domain::{AdminToken, Database};
@@ -26,6 +27,8 @@ pub struct Api {
     pub db: Database,
     /// Verifies keys.
     pub auth: Authenticator,
+    /// Counts requests.
+    pub rate_limits: RateLimits,
     /// What submissions go through.
     pub entrance: Arc<Entrance>,
     /// Whether anybody may see how much the platform has to do.

@@ -10,6 +10,7 @@
 mod answer;
 mod api;
 mod available;
+mod client;
 mod clock;
 mod endpoints;
 mod etag;
@@ -18,6 +19,7 @@ mod observe;
 mod openapi;
 mod page;
 pub mod problem;
+mod rate_limits;
 mod request_id;
 mod router;
 mod serve;

@@ -19,7 +19,11 @@ use crate::router;
             is there.\n\nRequests carry an API key, as `Authorization: Bearer sk_live_…` or as `X-API-Key`; the scope \
             an operation needs stands in its `security`. Bodies are JSON, and unknown fields are refused. Whatever \
             goes wrong is answered as `application/problem+json` with a stable `code`. Every answer has an \
-            `X-Request-Id`; a request may bring its own (up to 64 of `A-Z a-z 0-9 . _ -`).",
+            `X-Request-Id`; a request may bring its own (up to 64 of `A-Z a-z 0-9 . _ -`).\n\nEach key may make so many \
+            requests of each operation in a window of time, which begins with the first of them. Every answer to a key \
+            says how many are left, and for how many seconds the window lasts, in `RateLimit-Limit`, \
+            `RateLimit-Remaining` and `RateLimit-Reset`, and in the IETF draft's `RateLimit-Policy` and `RateLimit`; \
+            one more is answered `429 rate_limited` with `Retry-After`.",
         version = env!("CARGO_PKG_VERSION"),
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),

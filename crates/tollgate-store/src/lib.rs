@@ -19,6 +19,7 @@ mod lanes;
 mod legacy;
 mod migrate;
 mod prices;
+mod rate_limits;
 mod reconcile;
 mod retention;
 mod submit;
@@ -55,6 +56,7 @@ pub use lanes::{
 pub use legacy::{LegacyError, Mended};
 pub use migrate::{MigrateError, Migrated, migrate, schema_is_current};
 pub use prices::{insert_price, prices};
+pub use rate_limits::{count_requests, remove_rate_windows};
 pub use reconcile::{Books, account_ids, advance_sums, all_books, books};
 pub use retention::{Batch, accounts_after, remove_ended_jobs};
 pub use sqlx::{Error, PgPool};

@@ -198,6 +198,8 @@ fn environment(
         ("OPENAI_API_KEY".to_owned(), "sk-test".to_owned()),
         ("LOG_LEVEL".to_owned(), "warn".to_owned()),
         ("SHUTDOWN_GRACE".to_owned(), "5s".to_owned()),
+        // Tests of other things ask as often as they like.
+        ("RATE_LIMIT_DEFAULT".to_owned(), "1000000,1m".to_owned()),
     ];
     all.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
     all

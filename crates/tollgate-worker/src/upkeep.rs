@@ -6,11 +6,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tollgate_domain::retention::{self, Progress};
-use tollgate_domain::{Database, guard, once, queue, reconcile};
+use tollgate_domain::{Database, guard, once, queue, rate_limits, reconcile};
+use tollgate_model::account::AccountId;
 use tollgate_model::guard::circuit::State;
 use tollgate_model::guard::class::GuardConfig;
 use tollgate_model::guard::status::{GuardStatus, named};
 use tollgate_model::queue::QueueName;
+use uuid::Uuid;
 
 use crate::backoff::{Backoff, in_time, jitter};
 use crate::images::Images;
@@ -21,6 +23,10 @@ const REST: u32 = 4;
 const LOOKS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(15);
 /// A process that has just started is not kept from that for so long.
 const FIRST_LOOK: Duration = Duration::from_mins(1);
+
+/// Between two times at which the windows of rate limits are gone through, and between two parts of that.
+const FORGETTING_WINDOWS: Duration = Duration::from_hours(1);
+const REST_BETWEEN_ACCOUNTS: Duration = Duration::from_secs(5);
 
 /// Between two counts of what waits.
 const COUNTS: Duration = Duration::from_secs(5);
@@ -42,6 +48,7 @@ pub async fn upkeep(
         show_guards(&db, &guards, &breaker_enabled),
         reconcile(&db),
         forget_answers(&db),
+        forget_rate_windows(&db),
     );
 }
 
@@ -105,6 +112,22 @@ async fn forget_answers(db: &Database) {
         sleep(ANSWERS.mul_f64(0.5 + jitter())).await;
         match in_time(once::forget_expired(db, &mut after)).await {
             Ok(()) => database.succeeded(),
+            Err(error) => database.failed(&error).await,
+        }
+    }
+}
+
+async fn forget_rate_windows(db: &Database) {
+    let mut database = Backoff::new("forgetting old rate limit windows", db);
+    let mut after = AccountId(Uuid::nil());
+    loop {
+        let pause = if after.0.is_nil() { FORGETTING_WINDOWS } else { REST_BETWEEN_ACCOUNTS };
+        sleep(pause.mul_f64(0.5 + jitter())).await;
+        match in_time(rate_limits::forget(db, after)).await {
+            Ok(next) => {
+                database.succeeded();
+                after = next.unwrap_or(AccountId(Uuid::nil()));
+            }
             Err(error) => database.failed(&error).await,
         }
     }

@@ -20,10 +20,12 @@ use tollgate_model::guard::class::{CallKind, GuardConfig};
 use tollgate_model::job_type::{JobType, JobTypes};
 use tollgate_model::pricing::{Price, PriceList};
 use tollgate_model::queue::{QueueName, QueuePolicy, TimesToLive};
+use tollgate_model::rate_limit::{Quota, RateLimit};
 use tollgate_model::retry::RetrySchedule;
 use tollgate_model::submission::SubmissionRules;
 
 use self::images::ImageStorage;
+use crate::node::Mode;
 
 /// What the program is told. Field names are the settings' names in lower case.
 #[derive(Debug, Clone, Deserialize)]
@@ -65,6 +67,8 @@ pub(crate) struct Config {
     pub http_timeout: Duration,
     pub max_body_bytes: usize,
     pub max_event_streams: usize,
+    #[serde(deserialize_with = "rate_limit")]
+    pub rate_limit_default: Option<RateLimit>,
     pub max_queued_per_account: u32,
     pub max_queued: u32,
     pub expected_completion_tokens: u32,
@@ -228,6 +232,10 @@ pub(crate) const SETTINGS: &[Setting] = &[
     set("HTTP_TIMEOUT", "15s", "Deadline for answering one API request."),
     set("MAX_BODY_BYTES", "1048576", "The largest request body."),
     set("MAX_EVENT_STREAMS", "256", "Live event streams that one API process serves at a time."),
+    unset(
+        "RATE_LIMIT_DEFAULT",
+        "How many requests a key may make of each row of the URL table, and in how much time, over all API processes; `off`: any number. A key may have a limit of its own. Unset: `60,1m`; in `dev` and `demo` `1000000,1m`, which keeps nobody from trying things out.",
+    ),
     set(
         "MAX_QUEUED_PER_ACCOUNT",
         "1000000",
@@ -440,6 +448,16 @@ impl Config {
         Limits { per_account: self.max_queued_per_account, overall: self.max_queued }
     }
 
+    /// The limit of keys that have none of their own.
+    pub(crate) fn rate_limit(&self, mode: Mode) -> RateLimit {
+        let requests = match mode {
+            Mode::Production => 60,
+            Mode::Dev => 1_000_000,
+        };
+        let usual = RateLimit::Quota(Quota { requests, window: Duration::from_mins(1) });
+        self.rate_limit_default.unwrap_or(usual)
+    }
+
     /// How long the tasks of each queue live.
     pub(crate) fn times_to_live(&self) -> TimesToLive {
         TimesToLive {
@@ -480,6 +498,11 @@ fn retention<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Durati
         return Ok(None);
     }
     parse_duration(&text).map(|keep| Some(keep).filter(|keep| !keep.is_zero())).map_err(D::Error::custom)
+}
+
+fn rate_limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RateLimit>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {

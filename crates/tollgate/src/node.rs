@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tollgate_domain::auth::Authenticator;
 use tollgate_domain::prices::Prices;
+use tollgate_domain::rate_limits::RateLimits;
 use tollgate_domain::submit::Entrance;
 use tollgate_domain::{AdminToken, Database, Health, Role, admission, wakers};
 use tollgate_http::{Api, Operators};
@@ -99,6 +100,7 @@ pub(crate) async fn serve_api(
     let api = Api {
         db: db.clone(),
         auth: Authenticator::new()?,
+        rate_limits: RateLimits::new(config.rate_limit(mode)),
         entrance: Arc::new(entrance),
         operators: operators(config, mode).await?,
         public_status: config.public_status.unwrap_or(mode == Mode::Dev),

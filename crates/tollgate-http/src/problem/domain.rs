@@ -4,12 +4,14 @@ use tollgate_domain::Error;
 
 use super::{Code, Problem};
 use crate::extract::unknown;
+use crate::rate_limits::too_many;
 
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
             Error::NotFound(_) => Self::new(Code::NotFound, error.to_string()),
             Error::Submission(_) | Error::Invalid { .. } => Self::invalid(error.to_string()),
+            Error::TooManyAttempts { wait } => too_many(&error.to_string(), wait),
             Error::QueueFull(_) => Self::new(Code::QueueFull, error.to_string()),
             Error::InsufficientCredits { .. } | Error::DailyLimit { .. } => {
                 Self::new(Code::InsufficientCredits, error.to_string())

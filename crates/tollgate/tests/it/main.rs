@@ -32,6 +32,8 @@ mod outage;
 mod queue_fairness;
 mod queue_model;
 mod queue_plans;
+mod rate_limits;
+mod rate_limits_abuse;
 mod retention;
 mod status;
 mod walls_catalogue;
