@@ -30,7 +30,6 @@ pub(crate) async fn measure(arena: &Arena, window: Duration) -> Result<Rates> {
     let mut recognised = 0;
     while began.elapsed() < window {
         for key in keys.by_ref().take(BATCH) {
-            // Reads the key's row as well, as long as the authenticator has no way without.
             let known = authenticator.recognise(key).is_some();
             if !known {
                 return Err("a key that was verified is not recognised".into());
