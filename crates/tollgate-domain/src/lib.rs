@@ -25,6 +25,7 @@ pub mod queue;
 pub mod retention;
 pub mod runs;
 pub mod status;
+pub mod stripe;
 pub mod submit;
 pub mod sweep;
 mod waker;

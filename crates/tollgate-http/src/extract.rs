@@ -11,7 +11,7 @@ mod query;
 mod strict;
 
 pub(crate) use caller::{Caller, JobsRead, JobsWrite, KeysWrite, X_API_KEY, no_key, require};
-pub(crate) use json::{BodyLimit, JsonBody};
+pub(crate) use json::{BodyLimit, JsonBody, read};
 pub(crate) use operator::Operator;
 pub(crate) use path::{Id, Named};
 pub(crate) use query::Query;

@@ -20,4 +20,5 @@ pub mod lanes;
 pub mod object;
 pub mod queue;
 pub mod retry;
+pub mod stripe;
 pub mod submission;

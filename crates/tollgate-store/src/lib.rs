@@ -18,6 +18,7 @@ mod lanes;
 mod legacy;
 mod migrate;
 mod retention;
+mod stripe;
 mod tasks;
 mod tx;
 mod wake;
@@ -51,6 +52,11 @@ pub use legacy::{LegacyError, Mended};
 pub use migrate::{MigrateError, Migrated, migrate, schema_is_current};
 pub use retention::{Batch, accounts_after, remove_ended_jobs};
 pub use sqlx::{Error, PgPool};
+pub use stripe::{
+    NewEvent, StoredEvent, StoredGrant, add_customer, add_event, add_grant, add_payments, adopt, enter_event,
+    grant_of, inbox_page, join_reversal, link, linked, lock_balance, mark_event, purchases_of, reversals_of,
+    set_taken_back, stripe_event, tell, wait_for,
+};
 pub use tasks::{
     LaneRoom, NewTask, bury, bury_expired, bury_unleased, claim, delete_task, due_in, enqueue, enqueue_all,
     finish, finish_all, lock_caps, lock_dead_worker, open_lane, orphan_workers, promote_due, release,

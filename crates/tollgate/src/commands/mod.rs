@@ -13,6 +13,7 @@ pub(crate) mod lane;
 pub(crate) mod migrate;
 pub(crate) mod provider_sim;
 pub(crate) mod queue;
+pub(crate) mod stripe;
 pub(crate) mod worker;
 
 use secrecy::ExposeSecret as _;
