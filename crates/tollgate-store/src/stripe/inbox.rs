@@ -56,11 +56,12 @@ pub async fn tell(
 
 /// Takes an event in. `false`: it has come before.
 pub async fn enter_event(tx: &mut impl Tx, event: NewEvent<'_>) -> Result<bool> {
-    // No column is named behind ON CONFLICT: to look at one, the API would need the right to read events.
+    // No column is named behind ON CONFLICT: to look at one, the API would need the right to read events. The payload goes as
+    // text, since the driver's own way is by jsonb, which writes it anew.
     let done = sqlx::query!(
         "INSERT INTO billing.stripe_events
              (event_id, id, type, created, livemode, customer, account_id, state, payload)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::text::json) ON CONFLICT DO NOTHING",
         event.event_id,
         event.id,
         event.event_type,
@@ -69,7 +70,7 @@ pub async fn enter_event(tx: &mut impl Tx, event: NewEvent<'_>) -> Result<bool> 
         event.customer,
         event.account.map(|account| account.0),
         event.state.as_str(),
-        Json(event.payload) as _,
+        event.payload.get(),
     )
     .execute(tx.connection())
     .await?;
