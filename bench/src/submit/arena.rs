@@ -87,7 +87,8 @@ impl Arena {
         let operator = Database::connect(&arena.url(TEMPLATE), Role::Operator, 1, false).await?;
         for number in 1..=ACCOUNTS {
             let account =
-                accounts::create(&operator, &format!("bench {number}"), accounts::MAX_GRANT).await?;
+                accounts::create(&operator, &format!("bench {number}"), tollgate_model::credits::MAX_GRANT)
+                    .await?;
             let (_, key) = keys::create(&operator, account, "bench", &Scope::ALL).await?;
             arena.keys.push(key.expose().to_owned());
         }

@@ -32,6 +32,7 @@ pub mod retention;
 pub mod runs;
 mod seal;
 pub mod status;
+pub mod stripe;
 pub mod submit;
 pub mod sweep;
 mod waker;

@@ -15,6 +15,7 @@ use tollgate_domain::{AdminToken, Database};
 use tollgate_model::guard::class::GuardConfig;
 use tollgate_model::job::Job;
 use tollgate_model::queue::TimesToLive;
+use tollgate_model::stripe::signature::SigningSecrets;
 use tollgate_outbound::ImageStore;
 
 use crate::extract::BodyLimit;
@@ -50,6 +51,8 @@ pub struct Api {
     /// What the path of an image is put behind, so that it can be shown elsewhere, such as `https://ai.example.com`;
     /// empty: it stays a path.
     pub public_base: String,
+    /// What Stripe's webhook needs; `None`: it is off.
+    pub stripe: Option<StripeInbox>,
     /// What `/metrics` shows.
     pub metrics: PrometheusHandle,
     /// The token that [`crate::serve()`] is given: event streams end when it is cancelled.
@@ -65,6 +68,17 @@ pub struct Operators {
     pub token: AdminToken,
     /// How long a redriven task may take.
     pub ttls: TimesToLive,
+}
+
+/// What Stripe's webhook needs.
+#[derive(Debug, Clone)]
+pub struct StripeInbox {
+    /// What events are signed with.
+    pub secrets: SigningSecrets,
+    /// How old a signature may be.
+    pub tolerance: Duration,
+    /// How long an event may take to be entered.
+    pub ttl: Duration,
 }
 
 /// The router's state: [`Api`], and what the router itself keeps.

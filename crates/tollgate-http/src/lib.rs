@@ -26,7 +26,7 @@ mod serve;
 mod streams;
 mod table;
 
-pub use api::{Api, Operators};
+pub use api::{Api, Operators, StripeInbox};
 pub use openapi::openapi_json;
 pub use router::{api_router, ops_router};
 pub use serve::serve;

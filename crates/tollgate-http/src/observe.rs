@@ -44,6 +44,9 @@ pub(crate) fn describe_metrics() {
         "API keys that were not looked at, because too many wrong ones came before."
     );
     metrics::describe_counter!("tollgate_dead_letters_total", "Tasks given up, by queue and reason.");
+    metrics::describe_counter!("tollgate_stripe_events_total", "Events of Stripe's: new, known, refused.");
+    metrics::describe_counter!("tollgate_credits_granted_total", "Credits granted, by source.");
+    metrics::describe_counter!("tollgate_credits_taken_back_total", "Credits taken back, by source.");
     metrics::describe_gauge!("tollgate_database_connections", "Database connections, open and in use.");
 }
 

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::PathItem;
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{Object, OpenApi, RefOr, Type};
 use utoipa::{Modify, OpenApi as _};
 
@@ -34,6 +34,7 @@ use crate::router;
         (name = "api-keys", description = "The account's API keys."),
         (name = "quota", description = "How much there is to do, for status indicators."),
         (name = "operators", description = "Dead letters, queues and lanes, over all accounts. For the operators' token alone."),
+        (name = "stripe", description = "Where Stripe's events come in. For Stripe alone: its signature is its authorisation."),
         (name = "operation", description = "For those who run the platform. No key needed."),
     ),
     components(schemas(ProblemDocument, Code)),
@@ -54,6 +55,9 @@ impl Modify for Keys {
         operators.description =
             Some("The installation's own token, `TOLLGATE_ADMIN_TOKEN`; no tenant has it.".into());
         components.add_security_scheme("admin_token", SecurityScheme::Http(operators));
+        let description = "Over the body's bytes, by the endpoint's secret, `STRIPE_WEBHOOK_SECRET`.";
+        let signature = ApiKeyValue::with_description("Stripe-Signature", description);
+        components.add_security_scheme("stripe_signature", SecurityScheme::ApiKey(ApiKey::Header(signature)));
     }
 }
 

@@ -23,4 +23,5 @@ pub mod pricing;
 pub mod queue;
 pub mod rate_limit;
 pub mod retry;
+pub mod stripe;
 pub mod submission;

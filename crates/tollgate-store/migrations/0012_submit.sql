@@ -84,20 +84,18 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON app.idempotency_keys TO app_api;
 GRANT SELECT, DELETE ON app.idempotency_keys TO app_worker;
 
 -- Prices that operators have set, beside those of the configuration's file. Belong to no account; only ever added.
-CREATE SCHEMA pricing;
-CREATE TABLE pricing.prices (
+CREATE TABLE billing.prices (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     price      jsonb NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE pricing.prices IS 'As tollgate-model/pricing.rs has them; of two that are alike, the later one holds.';
-ALTER TABLE pricing.prices ENABLE ROW LEVEL SECURITY;
-ALTER TABLE pricing.prices FORCE ROW LEVEL SECURITY;
-CREATE POLICY api ON pricing.prices FOR SELECT TO app_api USING (true);
-CREATE POLICY operator ON pricing.prices TO app_operator USING (true) WITH CHECK (true);
-GRANT USAGE ON SCHEMA pricing TO app_api, app_operator;
-GRANT SELECT ON pricing.prices TO app_api, app_operator;
-GRANT INSERT ON pricing.prices TO app_operator;
+COMMENT ON TABLE billing.prices IS 'As tollgate-model/pricing.rs has them; of two that are alike, the later one holds.';
+ALTER TABLE billing.prices ENABLE ROW LEVEL SECURITY;
+ALTER TABLE billing.prices FORCE ROW LEVEL SECURITY;
+CREATE POLICY api ON billing.prices FOR SELECT TO app_api USING (true);
+CREATE POLICY operator ON billing.prices TO app_operator USING (true) WITH CHECK (true);
+GRANT SELECT ON billing.prices TO app_api, app_operator;
+GRANT INSERT ON billing.prices TO app_operator;
 
 -- Counts what a key with a limit spends today. `false`: it would be more than it may.
 CREATE FUNCTION app.spend(account uuid, key uuid, amount bigint) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$

@@ -8,11 +8,13 @@ mod cluster;
 mod look;
 mod process;
 mod s3;
+mod stripe;
 
 pub use app::{TestApp, Tune};
 pub use cluster::{TestDb, with_cluster};
 pub use process::Process;
 pub use s3::S3Like;
+pub use stripe::{STRIPE_SECRET, StripeLike, stripe_signature};
 
 use std::future::Future;
 use std::time::{Duration, Instant};

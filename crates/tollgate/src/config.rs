@@ -5,6 +5,7 @@
 //! reads the environment.
 
 mod images;
+mod stripe;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use tollgate_model::pricing::{Price, PriceList};
 use tollgate_model::queue::{QueueName, QueuePolicy, TimesToLive};
 use tollgate_model::rate_limit::{Quota, RateLimit};
 use tollgate_model::retry::RetrySchedule;
+use tollgate_model::stripe::rates::StripeSettings;
 use tollgate_model::submission::SubmissionRules;
 
 use self::images::ImageStorage;
@@ -46,6 +48,7 @@ pub(crate) struct Config {
     pub provider_max_response_bytes: usize,
     pub q_gen_create_concurrency: usize,
     pub q_gen_image_concurrency: usize,
+    pub q_billing_grant_concurrency: usize,
     pub gen_breaker_enabled: bool,
     #[serde(deserialize_with = "duration")]
     pub generation_job_ttl: Duration,
@@ -85,6 +88,10 @@ pub(crate) struct Config {
     pub aws_secret_access_key: Option<SecretString>,
     pub aws_session_token: Option<SecretString>,
     pub public_url: Option<url::Url>,
+    pub stripe_webhook_secret: Option<SecretString>,
+    pub webhook_tolerance_sec: u64,
+    pub stripe_api_key: Option<SecretString>,
+    pub stripe_api_base: url::Url,
     pub tollgate_data_dir: Option<PathBuf>,
     pub tollgate_url: Option<String>,
     pub tollgate_api_key: Option<SecretString>,
@@ -95,6 +102,8 @@ pub(crate) struct Config {
     /// `None`: none are configured, and the built-in ones hold.
     #[serde(default)]
     pub prices: Option<Vec<Price>>,
+    #[serde(default)]
+    pub stripe: StripeSettings,
 }
 
 /// How log lines look.
@@ -128,7 +137,8 @@ const fn unset(name: &'static str, doc: &'static str) -> Setting {
     Setting { name, default: None, doc }
 }
 
-/// Every setting, but for `job_types`, `guard` and `prices`, which are tables of their own. `docs/configuration.md` is made of this.
+/// Every setting, but for `job_types`, `guard`, `prices` and `stripe`, which are tables of their own. `docs/configuration.md` is
+/// made of this.
 pub(crate) const SETTINGS: &[Setting] = &[
     unset(
         "DATABASE_URL",
@@ -183,6 +193,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "5",
         "Image jobs that one worker process runs at a time, beside the others.",
     ),
+    set("Q_BILLING_GRANT_CONCURRENCY", "2", "Events of Stripe's that one worker process enters at a time."),
     set(
         "GEN_BREAKER_ENABLED",
         "true",
@@ -201,7 +212,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     set(
         "BILLING_TTL",
         "2h",
-        "The same for a task of `billing.credit_grant`. Until credits can be bought: that of a redriven one.",
+        "The same for a task of `billing.credit_grant`. What expires is in the dead letters, and can be redriven.",
     ),
     set(
         "GENERATION_RETRY_DELAYS",
@@ -288,6 +299,20 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Where clients reach the API, such as `https://ai.example.com`: images are then shown by whole URLs. Unset: by paths.",
     ),
     unset(
+        "STRIPE_WEBHOOK_SECRET",
+        "The signing secret of Stripe's webhook endpoint, `whsec_…`; two with a comma between them while one is being rolled. Unset: `/internal/stripe/webhook` is off.",
+    ),
+    set(
+        "WEBHOOK_TOLERANCE_SEC",
+        "300",
+        "How far the time in a webhook's signature may be from now, in seconds.",
+    ),
+    unset(
+        "STRIPE_API_KEY",
+        "The key by which `tollgate stripe reconcile` reads events from Stripe: a restricted one that may read events will do.",
+    ),
+    set("STRIPE_API_BASE", "https://api.stripe.com", "Where it reads them."),
+    unset(
         "TOLLGATE_DATA_DIR",
         "Where `dev` keeps its PostgreSQL and its key. Unset: `~/.local/share/tollgate`, or `/var/lib/tollgate/dev` for root.",
     ),
@@ -353,6 +378,10 @@ impl Config {
             config.prices =
                 serde_json::from_str(&text).map_err(|error| ConfigError(format!("PRICES: {error}")))?;
         }
+        if let Some(text) = variable("STRIPE") {
+            config.stripe =
+                serde_json::from_str(&text).map_err(|error| ConfigError(format!("STRIPE: {error}")))?;
+        }
         config.check()?;
         Ok(config)
     }
@@ -362,6 +391,7 @@ impl Config {
             ("database_max_connections", self.database_max_connections as usize),
             ("q_gen_create_concurrency", self.q_gen_create_concurrency),
             ("q_gen_image_concurrency", self.q_gen_image_concurrency),
+            ("q_billing_grant_concurrency", self.q_billing_grant_concurrency),
             ("max_body_bytes", self.max_body_bytes),
             ("provider_max_response_bytes", self.provider_max_response_bytes),
             ("image_max_bytes", self.image_max_bytes),
@@ -416,6 +446,7 @@ impl Config {
             price.check().map_err(|error| ConfigError(error.to_string()))?;
         }
         self.check_images()?;
+        self.stripe_secrets()?;
         self.submission_rules().map(drop)
     }
 

@@ -14,6 +14,7 @@ pub(crate) mod migrate;
 pub(crate) mod price;
 pub(crate) mod provider_sim;
 pub(crate) mod queue;
+pub(crate) mod stripe;
 pub(crate) mod worker;
 
 use secrecy::ExposeSecret as _;

@@ -155,6 +155,10 @@ async fn every_command_explains_itself() {
         "queue",
         "queue list",
         "queue set",
+        "stripe",
+        "stripe events",
+        "stripe link",
+        "stripe reconcile",
         "worker",
     ];
     assert_eq!(seen, expected);
