@@ -13,6 +13,7 @@ use tollgate_store as store;
 use uuid::Uuid;
 
 use crate::process_secret::ProcessSecret;
+use crate::used_keys::UsedKeys;
 use crate::{Database, Result, hashing};
 
 /// The holder of a verified key.
@@ -31,6 +32,7 @@ pub struct Caller {
 pub struct Authenticator {
     secret: ProcessSecret,
     verified: Cache<[u8; 32], String>,
+    used: UsedKeys,
 }
 
 impl std::fmt::Debug for Authenticator {
@@ -47,7 +49,13 @@ impl Authenticator {
         Ok(Self {
             secret: ProcessSecret::draw()?,
             verified: Cache::builder().max_capacity(100_000).time_to_idle(Duration::from_hours(1)).build(),
+            used: UsedKeys::default(),
         })
+    }
+
+    /// The keys that were used; somebody has to [write them down](UsedKeys::write_down).
+    pub fn used(&self) -> &UsedKeys {
+        &self.used
     }
 
     /// The holder of the key; `None`: it is no key, or it is revoked.
@@ -56,6 +64,7 @@ impl Authenticator {
         for candidate in store::find_key(db.pool(), key.prefix()).await? {
             if self.matches(&key, &candidate.secret_hash).await? {
                 let store::KeyCandidate { account, key_id: key, scopes, .. } = candidate;
+                self.used.mark(account, key);
                 return Ok(Some(Caller { account, key, scopes }));
             }
         }

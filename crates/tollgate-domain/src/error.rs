@@ -3,6 +3,7 @@
 
 use tollgate_model::admission::QueueFull;
 use tollgate_model::job::JobStatus;
+use tollgate_model::key::Scope;
 use tollgate_model::submission::InvalidSubmission;
 
 /// What a domain function returns.
@@ -28,6 +29,12 @@ pub enum Error {
     /// As much waits as may.
     #[error(transparent)]
     QueueFull(QueueFull),
+    /// What has stopped working cannot be replaced by something that works.
+    #[error("this key is revoked or has expired, and cannot be rotated; create a new one")]
+    KeyEnded,
+    /// Nobody hands on what he has not.
+    #[error("this API key lacks the scope `{0}`, which the key to rotate has")]
+    LacksScope(Scope),
     /// A final status stays.
     #[error("the job has already {0}; only a queued or running job can be cancelled")]
     AlreadyFinished(JobStatus),

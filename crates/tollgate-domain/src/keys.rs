@@ -1,44 +1,172 @@
-//! API keys: made, listed and revoked. The key itself is returned once and stored nowhere.
+//! API keys: made, listed, rotated and revoked. The key itself is returned once and stored nowhere.
 
+use std::time::Duration;
+
+use chrono::{DateTime, Datelike as _, TimeDelta, Utc};
+use serde_json::json;
 use tollgate_model::account::AccountId;
-use tollgate_model::key::{ApiKey, ENTROPY_LEN, KeyInfo, Scope};
+use tollgate_model::audit::{Action, Actor};
+use tollgate_model::key::{ApiKey, ENTROPY_LEN, KeyInfo, Scope, parse_rate_limit};
 use tollgate_store as store;
-use tollgate_store::TenantTx;
+use tollgate_store::{KeyToInsert, TenantTx, Tx as _};
 use uuid::Uuid;
 
 use crate::ids::new_id;
-use crate::{Database, Error, Result, hashing};
+use crate::{Database, Error, KeyHashing, Result, audit, hashing};
+
+/// The longest time for which an old key may work beside the one that replaces it.
+pub const MAX_OVERLAP: Duration = Duration::from_hours(30 * 24);
+
+/// A key to make.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NewKey<'a> {
+    /// For people.
+    pub name: &'a str,
+    /// What it may do: at least one scope.
+    pub scopes: &'a [Scope],
+    /// When it stops working by itself; `None`: it does not.
+    pub expires: Option<Expiry>,
+    /// Its own rate limit, such as `600,1m`, instead of the installation's.
+    pub rate_limit: Option<&'a str>,
+}
+
+/// When a key stops working by itself: in the future, by the database's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    /// At this time.
+    At(DateTime<Utc>),
+    /// So long after it is made.
+    In(Duration),
+}
+
+impl Expiry {
+    async fn time(self, tx: &mut TenantTx) -> Result<DateTime<Utc>> {
+        let now = tx.now().await?;
+        let time = match self {
+            Self::At(time) => Some(time),
+            Self::In(span) => TimeDelta::from_std(span).ok().and_then(|span| now.checked_add_signed(span)),
+        };
+        time.filter(|time| *time > now && time.year() <= 9999).ok_or_else(|| Error::Invalid {
+            field: "expires_at",
+            problem: "must be a time in the future, of the year 9999 at the latest".into(),
+        })
+    }
+}
+
+/// How a key is to be replaced.
+#[derive(Debug, Clone, Copy)]
+pub struct Rotation<'a> {
+    /// The key to replace.
+    pub key: Uuid,
+    /// The scopes that the new key may have at most: those of who asks for it.
+    pub within: &'a [Scope],
+    /// How long the old key goes on working; `None`: until it is revoked.
+    pub overlap: Option<Duration>,
+    /// When the new key stops working by itself. It has nothing of this from the old one.
+    pub expires: Option<Expiry>,
+}
 
 /// Makes a key of the account. The second value is the only copy of the key there will ever be.
 pub async fn create(
     db: &Database,
     account: AccountId,
-    name: &str,
-    scopes: &[Scope],
+    actor: Actor,
+    hashing: KeyHashing,
+    new: NewKey<'_>,
 ) -> Result<(KeyInfo, ApiKey)> {
-    if name.len() > 200 || name.contains('\0') {
+    if new.name.len() > 200 || new.name.contains('\0') {
         return Err(Error::Invalid { field: "name", problem: "must have at most 200 characters".into() });
     }
-    if scopes.is_empty() {
+    if new.scopes.is_empty() {
         return Err(Error::Invalid { field: "scopes", problem: "must name at least one scope".into() });
     }
-    let mut scopes = scopes.to_vec();
+    if let Some(problem) = new.rate_limit.and_then(|text| parse_rate_limit(text).err()) {
+        return Err(Error::Invalid {
+            field: "rate_limit",
+            problem: format!("cannot be accepted: {problem}"),
+        });
+    }
+    let mut scopes = new.scopes.to_vec();
     scopes.sort_unstable();
     scopes.dedup();
-    let mut entropy = [0; ENTROPY_LEN];
-    getrandom::fill(&mut entropy).map_err(|error| Error::Internal(error.to_string()))?;
-    let key = ApiKey::from_entropy(&entropy);
-    let hash = hashing::hash(&key).await?;
+    let drawn = Drawn::draw(hashing).await?;
     let mut tx = TenantTx::begin(db.pool(), account).await?;
-    let inserted = store::insert_key(&mut tx, new_id(), name, key.prefix(), &hash, &scopes).await;
+    let expires_at = match new.expires {
+        Some(expiry) => Some(expiry.time(&mut tx).await?),
+        None => None,
+    };
+    let key = KeyToInsert {
+        name: new.name,
+        scopes: &scopes,
+        expires_at,
+        rate_limit: new.rate_limit,
+        ..drawn.to_insert()
+    };
+    let inserted = store::insert_key(&mut tx, key).await;
     let info = match inserted {
         Err(store::Error::Database(error)) if error.is_foreign_key_violation() => {
             return Err(Error::NotFound("account"));
         }
         other => other?,
     };
+    let detail = json!({
+        "name": info.name, "scopes": info.scopes, "expires_at": info.expires_at, "rate_limit": info.rate_limit,
+    });
+    audit::record(&mut tx, actor, Action::KeyCreated, &object(info.id), &detail).await?;
     tx.commit().await?;
-    Ok((info, key))
+    Ok((info, drawn.key))
+}
+
+/// Replaces a key by a new one of the same name, scopes and rate limit, and lets the old one end as the rotation says.
+/// The second value is the only copy of the new key there will ever be.
+pub async fn rotate(
+    db: &Database,
+    account: AccountId,
+    actor: Actor,
+    hashing: KeyHashing,
+    rotation: Rotation<'_>,
+) -> Result<(KeyInfo, ApiKey)> {
+    if rotation.overlap.is_some_and(|overlap| overlap > MAX_OVERLAP) {
+        let days = MAX_OVERLAP.as_secs() / (24 * 3600);
+        return Err(Error::Invalid {
+            field: "overlap_seconds",
+            problem: format!("must be at most {} ({days} days)", MAX_OVERLAP.as_secs()),
+        });
+    }
+    // Before the old key is locked: it takes long.
+    let drawn = Drawn::draw(hashing).await?;
+    let mut tx = TenantTx::begin(db.pool(), account).await?;
+    let old = store::lock_key(&mut tx, rotation.key).await?.ok_or(Error::NotFound("API key"))?;
+    let now = tx.now().await?;
+    if old.has_ended(now) {
+        return Err(Error::KeyEnded);
+    }
+    if let Some(&scope) = old.scopes.iter().find(|scope| !rotation.within.contains(scope)) {
+        return Err(Error::LacksScope(scope));
+    }
+    let expires_at = match rotation.expires {
+        Some(expiry) => Some(expiry.time(&mut tx).await?),
+        None => None,
+    };
+    let key = KeyToInsert {
+        name: &old.name,
+        scopes: &old.scopes,
+        expires_at,
+        rotated_from: Some(old.id),
+        rate_limit: old.rate_limit.as_deref(),
+        ..drawn.to_insert()
+    };
+    let info = store::insert_key(&mut tx, key).await?;
+    if let Some(overlap) = rotation.overlap {
+        store::end_key(&mut tx, old.id, now + overlap).await?;
+    }
+    let detail = json!({
+        "new": info.id, "name": info.name, "expires_at": info.expires_at,
+        "overlap_seconds": rotation.overlap.map(|overlap| overlap.as_secs()),
+    });
+    audit::record(&mut tx, actor, Action::KeyRotated, &object(old.id), &detail).await?;
+    tx.commit().await?;
+    Ok((info, drawn.key))
 }
 
 /// The account's keys, newest first, older than `before`.
@@ -54,10 +182,51 @@ pub async fn list(
     Ok(keys)
 }
 
-/// Revokes a key. It is read anew for each request, so this holds from the commit on, in every process.
-pub async fn revoke(db: &Database, account: AccountId, id: Uuid) -> Result<KeyInfo> {
+/// Revokes a key; again is no error, and changes nothing. It is read anew for each request, so this holds from the commit
+/// on, in every process.
+pub async fn revoke(db: &Database, account: AccountId, actor: Actor, id: Uuid) -> Result<KeyInfo> {
     let mut tx = TenantTx::begin(db.pool(), account).await?;
+    let key = store::lock_key(&mut tx, id).await?.ok_or(Error::NotFound("API key"))?;
+    if key.revoked_at.is_some() {
+        return Ok(key);
+    }
     let key = store::revoke_key(&mut tx, id).await?.ok_or(Error::NotFound("API key"))?;
+    audit::record(&mut tx, actor, Action::KeyRevoked, &object(id), &json!({ "name": key.name })).await?;
     tx.commit().await?;
     Ok(key)
+}
+
+/// A key as the audit log names it.
+fn object(id: Uuid) -> String {
+    format!("key:{id}")
+}
+
+/// A key that nobody has seen yet, and what will be stored of it.
+struct Drawn {
+    id: Uuid,
+    key: ApiKey,
+    hash: String,
+}
+
+impl Drawn {
+    async fn draw(hashing: KeyHashing) -> Result<Self> {
+        let mut entropy = [0; ENTROPY_LEN];
+        getrandom::fill(&mut entropy).map_err(|error| Error::Internal(error.to_string()))?;
+        let key = ApiKey::from_entropy(&entropy);
+        let hash = hashing::hash(hashing, &key).await?;
+        Ok(Self { id: new_id(), key, hash })
+    }
+
+    fn to_insert(&self) -> KeyToInsert<'_> {
+        KeyToInsert {
+            id: self.id,
+            name: "",
+            prefix: self.key.prefix(),
+            secret_hash: &self.hash,
+            scopes: &[],
+            expires_at: None,
+            rotated_from: None,
+            rate_limit: None,
+        }
+    }
 }

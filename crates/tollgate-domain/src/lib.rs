@@ -9,6 +9,7 @@
 pub mod accounts;
 mod admin_token;
 mod admission;
+pub mod audit;
 pub mod auth;
 mod database;
 pub mod dead_letters;
@@ -27,6 +28,7 @@ pub mod runs;
 pub mod status;
 pub mod submit;
 pub mod sweep;
+pub mod used_keys;
 mod waker;
 pub mod workers;
 
@@ -34,5 +36,6 @@ pub use admin_token::AdminToken;
 pub use admission::{Admission, admission};
 pub use database::{Database, Health};
 pub use error::{Error, Result};
+pub use hashing::{KeyHashing, UnknownHashing};
 pub use tollgate_store::{ConnectError, LaneSettings, Mended, MigrateError, Migrated, Role, migrate};
 pub use waker::{Waker, Wakers, waker, wakers};

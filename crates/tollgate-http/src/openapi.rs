@@ -27,6 +27,7 @@ use crate::router;
         (name = "jobs", description = "Generation jobs."),
         (name = "images", description = "The images that jobs have brought."),
         (name = "api-keys", description = "The account's API keys."),
+        (name = "audit-log", description = "Who did what to the account."),
         (name = "quota", description = "How much there is to do, for status indicators."),
         (name = "operators", description = "Dead letters, queues and lanes, over all accounts. For the operators' token alone."),
         (name = "operation", description = "For those who run the platform. No key needed."),

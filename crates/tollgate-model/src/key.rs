@@ -5,6 +5,7 @@
 //! refused without asking the database or computing a hash.
 
 use std::fmt;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -130,6 +131,16 @@ impl fmt::Display for Scope {
     }
 }
 
+/// Reads a key's own rate limit, such as `600,1m`: so many requests in such a time.
+pub fn parse_rate_limit(text: &str) -> Result<(u32, Duration), String> {
+    let wrong = || format!("`{text}` is not a rate limit such as 600,1m: requests, a comma, and a time");
+    let (requests, time) = text.split_once(',').ok_or_else(wrong)?;
+    let requests = requests.trim().parse().ok().filter(|requests| *requests >= 1).ok_or_else(wrong)?;
+    let time =
+        humantime::parse_duration(time.trim()).ok().filter(|time| !time.is_zero()).ok_or_else(wrong)?;
+    Ok((requests, time))
+}
+
 /// A key as it is listed: without its secret, which nobody has but its holder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct KeyInfo {
@@ -143,9 +154,28 @@ pub struct KeyInfo {
     pub scopes: Vec<Scope>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
-    /// When it stopped working, if it did.
+    /// When it stops working by itself, or did; null: it does not.
+    #[schema(required)]
+    pub expires_at: Option<DateTime<Utc>>,
+    /// When it was last used, to within half a minute; null: never.
+    #[schema(required)]
+    pub last_used_at: Option<DateTime<Utc>>,
+    /// When it was revoked, if it was.
     #[schema(required)]
     pub revoked_at: Option<DateTime<Utc>>,
+    /// The key that this one replaces, if it was made by rotating one.
+    #[schema(required)]
+    pub rotated_from: Option<Uuid>,
+    /// Its own rate limit, such as `600,1m`, if an operator has set one.
+    #[schema(required)]
+    pub rate_limit: Option<String>,
+}
+
+impl KeyInfo {
+    /// Whether it has stopped working.
+    pub fn has_ended(&self, now: DateTime<Utc>) -> bool {
+        self.revoked_at.is_some() || self.expires_at.is_some_and(|end| end <= now)
+    }
 }
 
 #[cfg(test)]
@@ -176,6 +206,16 @@ mod tests {
         #[test]
         fn junk_is_no_key(junk in ".{0,80}") {
             prop_assert_eq!(ApiKey::parse(&junk), None);
+        }
+    }
+
+    #[test]
+    fn a_rate_limit_is_requests_and_a_time() {
+        assert_eq!(parse_rate_limit("600,1m"), Ok((600, Duration::from_mins(1))));
+        assert_eq!(parse_rate_limit("1, 500ms"), Ok((1, Duration::from_millis(500))));
+        for wrong in ["", "600", "600,", ",1m", "0,1m", "-1,1m", "600,0s", "600,soon", "600 per 1m", "1,2,3s"]
+        {
+            assert!(parse_rate_limit(wrong).unwrap_err().contains("such as 600,1m"), "{wrong}");
         }
     }
 

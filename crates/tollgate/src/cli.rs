@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    account, api, demo, dev, dlq, doctor, guard, job, key, lane, migrate, provider_sim, queue, worker,
+    account, api, audit, demo, dev, dlq, doctor, guard, job, key, lane, migrate, provider_sim, queue, worker,
 };
 
 /// Asynchronous AI jobs on PostgreSQL: post a generation job, get 202, and it is run exactly as promised.
@@ -36,9 +36,12 @@ pub(crate) enum Command {
     /// Accounts (tenants): create, list, grant credits.
     #[command(subcommand)]
     Account(account::Command),
-    /// API keys: create, list, revoke.
+    /// API keys: create, list, rotate, revoke.
     #[command(subcommand)]
     Key(key::Command),
+    /// The audit log: who did what.
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Jobs: submit, list, show, watch, cancel.
     #[command(subcommand)]
     Job(job::Command),
@@ -79,6 +82,7 @@ pub(crate) async fn run(cli: Cli, config: crate::config::Config) -> Result<(), c
         Command::Doctor => doctor::run(&config, json).await,
         Command::Account(command) => account::run(command, &config, json).await,
         Command::Key(command) => key::run(command, &config, json).await,
+        Command::Audit(command) => audit::run(command, &config, json).await,
         Command::Job(command) => job::run(command, &config, json).await,
         Command::Dlq(command) => dlq::run(command, &config, json).await,
         Command::Queue(command) => queue::run(command, &config, json).await,

@@ -1,7 +1,7 @@
 //! JSON bodies: within the limit, clean, and exactly what the endpoint takes.
 
 use axum::body::{Body, HttpBody as _};
-use axum::extract::{FromRef, FromRequest, Request};
+use axum::extract::{FromRef, FromRequest, OptionalFromRequest, Request};
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
@@ -14,6 +14,7 @@ use super::strict::Clean;
 use crate::problem::{Code, Problem};
 
 /// A body read as a `T`.
+#[derive(Default)]
 pub(crate) struct JsonBody<T>(pub(crate) T);
 
 /// The longest body, in bytes.
@@ -35,6 +36,23 @@ where
         }
         let bytes = read(body, BodyLimit::from_ref(state)).await?;
         parse(&bytes).map(Self)
+    }
+}
+
+/// Where an endpoint needs none: a request without a body, whatever its head says of one.
+impl<T, S> OptionalFromRequest<S> for JsonBody<T>
+where
+    T: DeserializeOwned,
+    S: Send + Sync,
+    BodyLimit: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Option<Self>, Problem> {
+        if request.body().is_end_stream() {
+            return Ok(None);
+        }
+        <Self as FromRequest<S>>::from_request(request, state).await.map(Some)
     }
 }
 

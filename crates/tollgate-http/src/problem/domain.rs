@@ -8,7 +8,10 @@ impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
             Error::NotFound(_) => Self::new(Code::NotFound, error.to_string()),
-            Error::Submission(_) | Error::Invalid { .. } => Self::invalid(error.to_string()),
+            Error::Submission(_) | Error::Invalid { .. } | Error::KeyEnded => {
+                Self::invalid(error.to_string())
+            }
+            Error::LacksScope(_) => Self::new(Code::ForbiddenScope, error.to_string()),
             Error::QueueFull(_) => Self::new(Code::QueueFull, error.to_string()),
             Error::AlreadyFinished(_) => Self::new(Code::JobFinished, error.to_string()),
             // In the log by `available.rs`: a line each would be hundreds.
@@ -43,6 +46,7 @@ mod tests {
 
     use tollgate_model::admission::QueueFull;
     use tollgate_model::job::JobStatus;
+    use tollgate_model::key::Scope;
     use tollgate_model::submission::InvalidSubmission;
 
     use super::*;
@@ -58,6 +62,8 @@ mod tests {
                 Code::InvalidRequest,
                 "`name` is bad",
             ),
+            (Error::KeyEnded, Code::InvalidRequest, "create a new one"),
+            (Error::LacksScope(Scope::JobsRead), Code::ForbiddenScope, "`jobs:read`"),
             (Error::QueueFull(QueueFull::Account(7)), Code::QueueFull, "7 jobs may wait"),
             (Error::AlreadyFinished(JobStatus::Failed), Code::JobFinished, "already failed"),
         ] {

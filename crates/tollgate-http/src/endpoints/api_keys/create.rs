@@ -2,10 +2,12 @@
 
 use axum::Json;
 use axum::extract::State;
+use chrono::{DateTime, Utc};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use tollgate_domain::keys;
-use tollgate_model::key::{KeyInfo, Scope};
+use tollgate_domain::keys::{self, Expiry};
+use tollgate_model::audit::Actor;
+use tollgate_model::key::{ApiKey, KeyInfo, Scope};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -23,6 +25,9 @@ pub(crate) struct NewKey {
     name: Option<String>,
     /// What it may do: at least one scope, and none that the calling key lacks.
     scopes: Vec<Scope>,
+    /// When it stops working by itself; if it is left out, it does not.
+    #[serde(default)]
+    expires_at: Option<DateTime<Utc>>,
 }
 
 /// A key that was made.
@@ -35,6 +40,12 @@ pub(crate) struct CreatedKey {
     /// The key as it will be listed.
     #[serde(flatten)]
     info: KeyInfo,
+}
+
+impl CreatedKey {
+    pub(super) fn shown((info, key): (KeyInfo, ApiKey)) -> (StatusCode, Json<Self>) {
+        (StatusCode::CREATED, Json(Self { key_id: info.id, key: key.expose().to_owned(), info }))
+    }
 }
 
 /// Creates a key
@@ -60,8 +71,13 @@ pub(crate) async fn create(
     for &scope in &new.scopes {
         require(&caller.scopes, scope)?;
     }
-    let name = new.name.unwrap_or_default();
-    let (info, key) = keys::create(&app.db, caller.account, &name, &new.scopes).await?;
-    let created = CreatedKey { key_id: info.id, key: key.expose().to_owned(), info };
-    Ok((StatusCode::CREATED, Json(created)))
+    let key = keys::NewKey {
+        name: new.name.as_deref().unwrap_or_default(),
+        scopes: &new.scopes,
+        expires: new.expires_at.map(Expiry::At),
+        // An operator's alone to set: nobody lifts his own.
+        rate_limit: None,
+    };
+    let made = keys::create(&app.db, caller.account, Actor::Key(caller.key), app.key_hashing, key).await?;
+    Ok(CreatedKey::shown(made))
 }
