@@ -255,7 +255,10 @@ async fn when_a_key_was_last_used_is_written_down_in_batches() {
     app.change(&format!("UPDATE app.api_keys SET last_used_at = NULL WHERE id = '{id}'")).await;
     for later in [false, true] {
         if later {
-            app.change(&format!("UPDATE app.api_keys SET last_used_at = 'epoch'::timestamptz + interval '1e10 s' WHERE id = '{id}'")).await;
+            app.change(&format!(
+                "UPDATE app.api_keys SET last_used_at = to_timestamp(10000000000) WHERE id = '{id}'"
+            ))
+            .await;
         }
         let third = app.start_api().await;
         assert_eq!(Holder::new(&third.url(), &key).status(Method::GET, "/v1/jobs").await, 200);

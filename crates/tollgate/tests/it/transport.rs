@@ -154,7 +154,7 @@ fn cors(reply: &Response) -> Vec<&str> {
     reply
         .headers()
         .keys()
-        .map(|name| name.as_str())
+        .map(reqwest::header::HeaderName::as_str)
         .filter(|name| name.starts_with("access-control-"))
         .collect()
 }
