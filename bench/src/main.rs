@@ -16,7 +16,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tollgate_devdb::{Options, Server};
-use tollgate_domain::{Database, Role, accounts, keys};
+use tollgate_domain::keys::{self, NewKey};
+use tollgate_domain::{Database, KeyHashing, Role, accounts};
+use tollgate_model::audit::Actor;
 use tollgate_model::key::Scope;
 use tollgate_outbound::TollgateClient;
 use tollgate_sim::{Behaviour, Sim};
@@ -86,7 +88,8 @@ impl Stage {
         conn.close().await?;
         let operator = Database::connect(&owner, Role::Operator, 1, false).await?;
         let account = accounts::create(&operator, "bench", 0).await?;
-        let (_, key) = keys::create(&operator, account, "bench", &Scope::ALL).await?;
+        let new = NewKey { name: "bench", scopes: &Scope::ALL, ..NewKey::default() };
+        let (_, key) = keys::create(&operator, account, Actor::Shell, KeyHashing::default(), new).await?;
         let key = SecretString::from(key.expose().to_owned());
         operator.close().await;
 

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::time::Instant;
 use tollgate_devdb::{Options, Server};
-use tollgate_domain::{Database, Role, accounts, keys};
-use tollgate_model::key::Scope;
+use tollgate_domain::{Database, KeyHashing, Role, accounts, keys};
+use tollgate_model::account::AccountId;
+use tollgate_model::audit::Actor;
+use tollgate_model::key::{ApiKey, KeyInfo, Scope};
 use tollgate_testkit::Process;
 
 use crate::{Result, cpu};
@@ -89,7 +91,7 @@ impl Arena {
             let account =
                 accounts::create(&operator, &format!("bench {number}"), tollgate_model::credits::MAX_GRANT)
                     .await?;
-            let (_, key) = keys::create(&operator, account, "bench", &Scope::ALL).await?;
+            let (_, key) = make_key(&operator, account).await?;
             arena.keys.push(key.expose().to_owned());
         }
         operator.close().await;
@@ -202,4 +204,9 @@ impl Reading {
 /// Built beside this program.
 fn binary() -> Result<PathBuf> {
     Ok(std::env::current_exe()?.with_file_name("tollgate"))
+}
+
+async fn make_key(operator: &Database, account: AccountId) -> Result<(KeyInfo, ApiKey)> {
+    let new = keys::NewKey { name: "bench", scopes: &Scope::ALL, ..keys::NewKey::default() };
+    Ok(keys::create(operator, account, Actor::Shell, KeyHashing::default(), new).await?)
 }

@@ -1,12 +1,14 @@
-//! Accounts: opened and granted credits by the operator.
+//! Accounts: opened and granted credits by the operator, at the shell.
 
+use serde_json::json;
 use tollgate_model::account::{Account, AccountId};
+use tollgate_model::audit::{Action, Actor};
 use tollgate_model::credits::{Balance, EntryReason, MAX_GRANT};
 use tollgate_store as store;
 use tollgate_store::TenantTx;
 
 use crate::ids::new_id;
-use crate::{Database, Error, Result};
+use crate::{Database, Error, Result, audit};
 
 /// Opens an account, with credits to begin with.
 pub async fn create(db: &Database, name: &str, credits: i64) -> Result<AccountId> {
@@ -22,8 +24,11 @@ pub async fn create(db: &Database, name: &str, credits: i64) -> Result<AccountId
     let account = AccountId(new_id());
     let mut tx = TenantTx::begin(db.pool(), account).await?;
     store::insert_account(&mut tx, name).await?;
+    let object = format!("account:{account}");
+    let detail = json!({ "name": name });
+    audit::record(&mut tx, Actor::Shell, Action::AccountCreated, &object, &detail).await?;
     if credits > 0 {
-        store::grant(&mut tx, new_id(), credits, EntryReason::Adjustment, Some("opening credits")).await?;
+        post(&mut tx, credits, "opening credits").await?;
     }
     tx.commit().await?;
     Ok(account)
@@ -41,9 +46,17 @@ pub async fn grant(db: &Database, account: AccountId, credits: i64, reason: &str
         return Err(Error::Invalid { field: "reason", problem: "must have 1 to 500 characters".into() });
     }
     let mut tx = TenantTx::begin(db.pool(), account).await?;
-    let balance = store::grant(&mut tx, new_id(), credits, EntryReason::Adjustment, Some(reason)).await?;
-    let balance = balance.ok_or(Error::NotFound("account"))?;
+    let balance = post(&mut tx, credits, reason).await?;
     tx.commit().await?;
+    Ok(balance)
+}
+
+async fn post(tx: &mut TenantTx, credits: i64, reason: &str) -> Result<Balance> {
+    let entry = new_id();
+    let balance = store::grant(tx, entry, credits, EntryReason::Adjustment, Some(reason)).await?;
+    let balance = balance.ok_or(Error::NotFound("account"))?;
+    let detail = json!({ "credits": credits, "reason": reason });
+    audit::record(tx, Actor::Shell, Action::CreditsGranted, &format!("entry:{entry}"), &detail).await?;
     Ok(balance)
 }
 

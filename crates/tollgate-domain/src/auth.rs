@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use crate::attempts::Attempts;
 use crate::process_secret::ProcessSecret;
+use crate::used_keys::UsedKeys;
 use crate::{Database, Result, hashing};
 
 /// The holder of a verified key.
@@ -43,6 +44,7 @@ pub struct Authenticator {
     /// Those that are being verified, each once at a time.
     verifying: Cache<[u8; 32], Arc<tokio::sync::Mutex<()>>>,
     attempts: Attempts,
+    used: UsedKeys,
 }
 
 /// What is remembered of a key.
@@ -67,7 +69,13 @@ impl Authenticator {
             verified: Cache::builder().max_capacity(100_000).time_to_idle(Duration::from_hours(1)).build(),
             verifying: Cache::builder().max_capacity(10_000).time_to_idle(Duration::from_mins(1)).build(),
             attempts: Attempts::new(),
+            used: UsedKeys::default(),
         })
+    }
+
+    /// The keys that were used; somebody has to [write them down](UsedKeys::write_down).
+    pub fn used(&self) -> &UsedKeys {
+        &self.used
     }
 
     /// The holder of the key; `None`: it is no key, or it is revoked, or has expired. `from`: who shows it; where that is not
@@ -87,6 +95,7 @@ impl Authenticator {
             let known = Arc::new(Verified { hash, caller: caller.clone() });
             if self.matches(&key, fingerprint, &known, from).await? {
                 self.verified.insert(fingerprint, known);
+                self.used.mark(account, key_id);
                 return Ok(Some(caller));
             }
         }
@@ -97,7 +106,9 @@ impl Authenticator {
     /// The holder of a key that was verified before, as it was then, without asking anybody. For who reads the key's row
     /// again, in the transaction of what is done in its name, and then [forgets](Self::forget) it if it is not valid any more.
     pub fn recognise(&self, presented: &str) -> Option<Caller> {
-        self.verified.get(&self.fingerprint(presented)).map(|known| known.caller.clone())
+        let known = self.verified.get(&self.fingerprint(presented))?;
+        self.used.mark(known.caller.account, known.caller.key);
+        Some(known.caller.clone())
     }
 
     /// The key is not valid any more.

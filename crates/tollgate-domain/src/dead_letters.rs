@@ -1,16 +1,18 @@
 //! Dead letters, as operators handle them: list, show, redrive, purge. And how a death is made known.
 
 use chrono::{DateTime, Datelike as _, Utc};
+use serde_json::json;
 use tollgate_model::account::AccountId;
+use tollgate_model::audit::{Action, Actor};
 use tollgate_model::dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterPlace, Purged, Redriven};
 use tollgate_model::queue::{QueueName, TimesToLive};
 use tollgate_store as store;
-use tollgate_store::{Alone, LockedLetter, SystemTx, Tx as _};
+use tollgate_store::{Alone, LockedLetter, SystemTx, Tx};
 use uuid::Uuid;
 
 use crate::ids::new_id;
 use crate::waker::wake_workers;
-use crate::{Database, Error, Result};
+use crate::{Database, Error, Result, audit};
 
 /// Letters that one transaction handles; a longer list takes several.
 const BATCH: usize = 500;
@@ -112,13 +114,14 @@ pub async fn count(db: &Database, selection: &Selection) -> Result<u64> {
 pub async fn redrive(
     db: &Database,
     ttls: &TimesToLive,
+    actor: Actor,
     selection: &Selection,
     mut go_on: impl FnMut(&Redriven) -> bool + Send,
 ) -> Result<Redriven> {
     let mut walk = Walk::begin(db, selection).await?;
     let mut sum = Redriven { matched: walk.known, ..Redriven::default() };
     while let Some(Batch { tx, asked, letters }) = walk.next(db).await? {
-        let redriven = redrive_batch(db, ttls, tx, letters).await?;
+        let redriven = redrive_batch(db, ttls, actor, tx, letters).await?;
         if walk.counts {
             sum.matched += asked;
         }
@@ -135,6 +138,7 @@ pub async fn redrive(
 async fn redrive_batch(
     db: &Database,
     ttls: &TimesToLive,
+    actor: Actor,
     tx: SystemTx,
     mut letters: Vec<LockedLetter>,
 ) -> Result<u64> {
@@ -165,6 +169,7 @@ async fn redrive_batch(
             queues.push(queue);
         }
     }
+    record(&mut tx, actor, Action::LettersRedriven, &letters, redriven).await?;
     tx.commit().await?;
     queues.sort_unstable();
     queues.dedup();
@@ -177,6 +182,7 @@ async fn redrive_batch(
 /// Deletes letters for good; their jobs stay failed. `go_on` as for [`redrive`].
 pub async fn purge(
     db: &Database,
+    actor: Actor,
     selection: &Selection,
     mut go_on: impl FnMut(&Purged) -> bool + Send,
 ) -> Result<Purged> {
@@ -184,6 +190,7 @@ pub async fn purge(
     let mut sum = Purged { matched: walk.known, ..Purged::default() };
     while let Some(Batch { mut tx, asked, letters }) = walk.next(db).await? {
         let purged = store::delete_dead_letters(&mut tx, &letters).await?;
+        record(&mut tx, actor, Action::LettersPurged, &letters, purged).await?;
         tx.commit().await?;
         if walk.counts {
             sum.matched += asked;
@@ -195,6 +202,24 @@ pub async fn purge(
         }
     }
     Ok(sum)
+}
+
+/// Adds to the audit log what a batch did: one entry for all its letters.
+async fn record(
+    tx: &mut impl Tx,
+    actor: Actor,
+    action: Action,
+    letters: &[LockedLetter],
+    done: u64,
+) -> Result<()> {
+    if done == 0 {
+        return Ok(());
+    }
+    let object = match letters {
+        [letter] => format!("dead-letter:{}", letter.place.id),
+        _ => "dead-letter:*".to_owned(),
+    };
+    audit::record_for_all(tx, actor, action, &object, &json!({ "letters": done })).await
 }
 
 /// Letters that a transaction has locked.

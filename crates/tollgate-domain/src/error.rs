@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tollgate_model::admission::QueueFull;
 use tollgate_model::job::JobStatus;
+use tollgate_model::key::Scope;
 use tollgate_model::submission::InvalidSubmission;
 
 /// What a domain function returns.
@@ -66,6 +67,12 @@ pub enum Error {
         "this was done before, and its answer holds a secret that is shown only to the API key that asked for it"
     )]
     SealedAnswer,
+    /// What has stopped working cannot be replaced by something that works.
+    #[error("this key is revoked or has expired, and cannot be rotated; create a new one")]
+    KeyEnded,
+    /// Nobody hands on what he has not.
+    #[error("this API key lacks the scope `{0}`, which the key to rotate has")]
+    LacksScope(Scope),
     /// A final status stays.
     #[error("the job has already {0}; only a queued or running job can be cancelled")]
     AlreadyFinished(JobStatus),

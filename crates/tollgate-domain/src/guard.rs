@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::Value;
+use serde_json::{Value, json};
+use tollgate_model::audit::{Action, Actor};
 use tollgate_model::guard::circuit::{self, Decision, Effect, Event, Waiting};
 use tollgate_model::guard::class::{GuardConfig, ModelClass};
 use tollgate_model::guard::outcome::{Fingerprint, Observation};
@@ -20,7 +21,7 @@ use tollgate_store as store;
 use tollgate_store::{Alone, SystemTx, Tx as _};
 use uuid::Uuid;
 
-use crate::{Database, Error, Result};
+use crate::{Database, Error, Result, audit};
 
 /// What a worker tells of one class, and what it asks for.
 #[derive(Debug, Default)]
@@ -281,7 +282,7 @@ pub enum Order {
 }
 
 /// Does it. In force for every worker at once.
-pub async fn order(db: &Database, class: &ModelClass, order: Order) -> Result<()> {
+pub async fn order(db: &Database, class: &ModelClass, actor: Actor, order: Order) -> Result<()> {
     let (name, settings) = (class.name.as_str(), &class.settings);
     let mut tx = SystemTx::begin(db.pool()).await?;
     let store::ClassRow { state, now } = store::lock_class(&mut tx, name).await?;
@@ -305,6 +306,13 @@ pub async fn order(db: &Database, class: &ModelClass, order: Order) -> Result<()
         }
     };
     store::save_class(&mut tx, name, &state).await?;
+    let (word, span) = match order {
+        Order::Open(span) => ("open", span),
+        Order::Close => ("close", None),
+        Order::Pause(span) => ("pause", Some(span)),
+    };
+    let detail = json!({ "order": word, "for_ms": span.map(millis) });
+    audit::record_for_all(&mut tx, actor, Action::GuardOrdered, &format!("class:{name}"), &detail).await?;
     tx.commit().await?;
     tell(name, &state, &effects);
     announce(db, name).await;
@@ -312,9 +320,11 @@ pub async fn order(db: &Database, class: &ModelClass, order: Order) -> Result<()
 }
 
 /// Switches the breaker's decisions on or off, for all processes; they are recorded all the same.
-pub async fn switch_breaker(db: &Database, enabled: bool) -> Result<()> {
+pub async fn switch_breaker(db: &Database, actor: Actor, enabled: bool) -> Result<()> {
     let mut tx = SystemTx::begin(db.pool()).await?;
     store::switch_breaker(&mut tx, enabled).await?;
+    let detail = json!({ "enabled": enabled });
+    audit::record_for_all(&mut tx, actor, Action::BreakerSwitched, "breaker:*", &detail).await?;
     tx.commit().await?;
     announce(db, "*").await;
     Ok(())

@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use serde_json::json;
 use tollgate_model::account::AccountId;
+use tollgate_model::audit::{Action, Actor};
 use tollgate_model::generation::Decision;
 use tollgate_model::job::JobError;
 use tollgate_model::lanes::{ListedLane, Plan};
@@ -14,7 +16,7 @@ use tollgate_store::{Alone, IdleSign, LaneSettings, SystemTx, Tx as _};
 use uuid::Uuid;
 
 use crate::waker::wake_workers;
-use crate::{Database, Error, Result, accounts, dead_letters};
+use crate::{Database, Error, Result, accounts, audit, dead_letters};
 
 pub use tollgate_store::NewTask;
 
@@ -274,6 +276,7 @@ pub async fn change_lane(
     db: &Database,
     queue: QueueName,
     account: AccountId,
+    actor: Actor,
     change: LaneChange,
 ) -> Result<LaneSettings> {
     lane_is_valid(change.weight, change.max_running.and_then(|Cap(max)| max))?;
@@ -286,6 +289,9 @@ pub async fn change_lane(
         max_running: change.max_running.map_or(max_running, |Cap(max)| max),
     };
     store::set_lane(&mut tx, queue, account, settings).await?;
+    let mut tx = tx.enter(account).await?;
+    let detail = json!({ "weight": settings.weight, "max_running": settings.max_running });
+    audit::record(&mut tx, actor, Action::LaneSet, &format!("lane:{queue}"), &detail).await?;
     tx.commit().await?;
     // What a cap has held back may be claimed now.
     wake_workers(db, queue).await;
@@ -299,10 +305,17 @@ pub async fn states(db: &Database) -> Result<Vec<QueueState>> {
 }
 
 /// Sets how many of a queue's tasks may run at a time, over all workers; `None`: no limit. In force when this returns.
-pub async fn set_queue(db: &Database, queue: QueueName, max_running: Option<i32>) -> Result<()> {
+pub async fn set_queue(
+    db: &Database,
+    queue: QueueName,
+    actor: Actor,
+    max_running: Option<i32>,
+) -> Result<()> {
     cap_is_valid(max_running)?;
     let mut tx = change_settings(db).await?;
     store::set_queue(&mut tx, queue, max_running).await?;
+    let detail = json!({ "max_running": max_running });
+    audit::record_for_all(&mut tx, actor, Action::QueueSet, &format!("queue:{queue}"), &detail).await?;
     tx.commit().await?;
     // What a cap has held back may be claimed now.
     wake_workers(db, queue).await;

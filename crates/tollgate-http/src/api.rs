@@ -11,15 +11,17 @@ use tollgate_domain::auth::Authenticator;
 use tollgate_domain::rate_limits::RateLimits;
 use tollgate_domain::status::{Guards, Totals};
 use tollgate_domain::submit::Entrance;
-use tollgate_domain::{AdminToken, Database};
+use tollgate_domain::{AdminToken, Database, KeyHashing};
 use tollgate_model::guard::class::GuardConfig;
 use tollgate_model::job::Job;
 use tollgate_model::queue::TimesToLive;
 use tollgate_model::stripe::signature::SigningSecrets;
 use tollgate_outbound::ImageStore;
 
+use crate::cors::AllowedOrigins;
 use crate::extract::BodyLimit;
 use crate::streams::Streams;
+use crate::transport::Transport;
 
 /// All that the API needs; made once, at start.
 #[derive(Clone)]
@@ -30,6 +32,12 @@ pub struct Api {
     pub auth: Authenticator,
     /// Counts requests.
     pub rate_limits: RateLimits,
+    /// How new keys are hashed.
+    pub key_hashing: KeyHashing,
+    /// How requests may come.
+    pub transport: Transport,
+    /// Which pages of other origins may ask.
+    pub origins: AllowedOrigins,
     /// What submissions go through.
     pub entrance: Arc<Entrance>,
     /// Whether anybody may see how much the platform has to do.

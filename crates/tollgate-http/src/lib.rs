@@ -10,8 +10,9 @@
 mod answer;
 mod api;
 mod available;
-mod client;
+pub mod client;
 mod clock;
+mod cors;
 mod endpoints;
 mod etag;
 mod extract;
@@ -25,8 +26,12 @@ mod router;
 mod serve;
 mod streams;
 mod table;
+mod transport;
 
 pub use api::{Api, Operators, StripeInbox};
+pub use client::TrustedProxies;
+pub use cors::AllowedOrigins;
 pub use openapi::openapi_json;
 pub use router::{api_router, ops_router};
-pub use serve::serve;
+pub use serve::{Tls, TlsError, serve};
+pub use transport::Transport;

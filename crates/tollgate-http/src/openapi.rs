@@ -32,6 +32,7 @@ use crate::router;
         (name = "images", description = "The images that jobs have brought."),
         (name = "credits", description = "The account's credits, and the ledger of how it came to them."),
         (name = "api-keys", description = "The account's API keys."),
+        (name = "audit-log", description = "Who did what to the account."),
         (name = "quota", description = "How much there is to do, for status indicators."),
         (name = "operators", description = "Dead letters, queues and lanes, over all accounts. For the operators' token alone."),
         (name = "stripe", description = "Where Stripe's events come in. For Stripe alone: its signature is its authorisation."),

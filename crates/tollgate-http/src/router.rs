@@ -11,6 +11,7 @@ use http::header::{AUTHORIZATION, COOKIE};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tollgate_domain::Database;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::CorsLayer;
 use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -18,12 +19,13 @@ use utoipa_axum::routes;
 use crate::api::{Api, App, Ops};
 use crate::available::available;
 use crate::endpoints::internal::{dlq, guard, lanes, queues, stripe};
-use crate::endpoints::{ai, api_keys, assets, credits, images, jobs, ops};
+use crate::endpoints::{ai, api_keys, assets, audit_log, credits, images, jobs, ops};
 use crate::extract::X_API_KEY;
 use crate::observe;
 use crate::openapi;
 use crate::problem::{Code, Problem};
 use crate::table::Table as _;
+use crate::transport::{Transport, transport};
 
 /// Every URL of the API.
 pub(crate) fn table() -> OpenApiRouter<App> {
@@ -45,6 +47,8 @@ fn tenants_table() -> OpenApiRouter<App> {
         .row("GET /v1/api-keys", routes!(api_keys::list::list))
         .row("POST /v1/api-keys", routes!(api_keys::create::create))
         .row("DELETE /v1/api-keys/{id}", routes!(api_keys::revoke::revoke))
+        .row("POST /v1/api-keys/{id}/rotate", routes!(api_keys::rotate::rotate))
+        .row("GET /v1/audit-log", routes!(audit_log::list::list))
         .row("GET /api/ai/status", routes!(ai::status::status))
         .row("POST /internal/stripe/webhook", routes!(stripe::webhook::webhook))
         .merge(operators_table())
@@ -88,33 +92,49 @@ where
 
 /// The API: every route.
 pub fn api_router(api: Api) -> Router {
-    let request_timeout = api.request_timeout;
+    let edge = Edge {
+        request_timeout: api.request_timeout,
+        transport: api.transport.clone(),
+        cors: api.origins.layer(),
+    };
     let while_away = middleware::from_fn_with_state(api.db.clone(), available);
     let (tenants, _) = tenants_table().split_for_parts();
     let (open, _) = open_table().split_for_parts();
-    layered(tenants.route_layer(while_away).merge(open), request_timeout).with_state(App::new(api))
+    layered(tenants.route_layer(while_away).merge(open), edge).with_state(App::new(api))
 }
 
 /// `/healthz`, `/readyz` and `/metrics` alone, for a role without the API.
 pub fn ops_router(db: Database, metrics: PrometheusHandle) -> Router {
     let (router, _) = ops_table().split_for_parts();
-    layered(router, Duration::from_secs(10)).with_state(Ops { db, metrics })
+    let edge = Edge { request_timeout: Duration::from_secs(10), ..Edge::default() };
+    layered(router, edge).with_state(Ops { db, metrics })
+}
+
+/// What the layers are told.
+#[derive(Default)]
+pub(crate) struct Edge {
+    pub(crate) request_timeout: Duration,
+    pub(crate) transport: Transport,
+    pub(crate) cors: Option<CorsLayer>,
 }
 
 /// Puts the layers around the routes: the last one sees a request first.
 pub(crate) fn layered<S: Clone + Send + Sync + 'static>(
     router: Router<S>,
-    request_timeout: Duration,
+    Edge { request_timeout, transport: rules, cors }: Edge,
 ) -> Router<S> {
     observe::describe_metrics();
+    let router = router.fallback(no_route).method_not_allowed_fallback(no_method).layer(middleware::from_fn(
+        move |request: Request, next: Next| in_time(request_timeout, request, next),
+    ));
+    let router = match cors {
+        Some(cors) => router.layer(cors),
+        None => router,
+    };
     router
-        .fallback(no_route)
-        .method_not_allowed_fallback(no_method)
-        .layer(middleware::from_fn(move |request: Request, next: Next| {
-            in_time(request_timeout, request, next)
-        }))
         .layer(CatchPanicLayer::custom(|_panic| Problem::panicked().into_response()))
         .layer(SetSensitiveRequestHeadersLayer::new([AUTHORIZATION, COOKIE, X_API_KEY]))
+        .layer(middleware::from_fn_with_state(rules, transport))
         .layer(middleware::from_fn(observe::observe))
 }
 

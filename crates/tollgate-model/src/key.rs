@@ -4,10 +4,9 @@
 //! 190 bits) is the secret, and the checksum (6, CRC-32 of all before it) lets a typing error or plain junk be
 //! refused without asking the database or computing a hash.
 
-use std::fmt;
-
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -143,9 +142,31 @@ pub struct KeyInfo {
     pub scopes: Vec<Scope>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
-    /// When it stopped working, if it did.
+    /// When it stops working by itself, or did; null: it does not.
+    #[schema(required)]
+    pub expires_at: Option<DateTime<Utc>>,
+    /// When it was last used, to within half a minute; null: never.
+    #[schema(required)]
+    pub last_used_at: Option<DateTime<Utc>>,
+    /// When it was revoked, if it was.
     #[schema(required)]
     pub revoked_at: Option<DateTime<Utc>>,
+    /// The key that this one replaces, if it was made by rotating one.
+    #[schema(required)]
+    pub rotated_from: Option<Uuid>,
+    /// Its own rate limit, such as `600,1m`, if an operator has set one.
+    #[schema(required)]
+    pub rate_limit: Option<String>,
+    /// What it may spend in a day (UTC), in credits: what is held for the jobs it submits, or what they cost.
+    #[schema(required)]
+    pub daily_credit_limit: Option<i64>,
+}
+
+impl KeyInfo {
+    /// Whether it has stopped working.
+    pub fn has_ended(&self, now: DateTime<Utc>) -> bool {
+        self.revoked_at.is_some() || self.expires_at.is_some_and(|end| end <= now)
+    }
 }
 
 #[cfg(test)]

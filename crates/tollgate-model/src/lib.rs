@@ -7,6 +7,7 @@
 
 pub mod account;
 pub mod admission;
+pub mod audit;
 pub mod credits;
 pub mod cursor;
 pub mod dead_letter;

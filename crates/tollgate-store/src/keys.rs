@@ -31,35 +31,51 @@ fn names(scopes: &[Scope]) -> Vec<String> {
     scopes.iter().map(|scope| scope.as_str().to_owned()).collect()
 }
 
+/// A key to store.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyToInsert<'a> {
+    /// Its id.
+    pub id: Uuid,
+    /// For people.
+    pub name: &'a str,
+    /// Its public part.
+    pub prefix: &'a str,
+    /// Argon2id, as a PHC string.
+    pub secret_hash: &'a str,
+    /// What it may do.
+    pub scopes: &'a [Scope],
+    /// When it stops working by itself.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// The key that it replaces.
+    pub rotated_from: Option<Uuid>,
+    /// Its own rate limit, such as `600,1m`.
+    pub rate_limit: Option<&'a str>,
+    /// What it may spend in a day, in credits.
+    pub daily_credit_limit: Option<i64>,
+}
+
 /// Stores a key.
-pub async fn insert_key(
-    tx: &mut TenantTx,
-    id: Uuid,
-    name: &str,
-    prefix: &str,
-    secret_hash: &str,
-    allowed: &[Scope],
-) -> Result<KeyInfo> {
-    let created_at = sqlx::query_scalar!(
-        "INSERT INTO app.api_keys (account_id, id, name, prefix, secret_hash, scopes)
-         VALUES ($1, $2, $3, $4, $5, $6) RETURNING created_at",
+pub async fn insert_key(tx: &mut TenantTx, key: KeyToInsert<'_>) -> Result<KeyInfo> {
+    sqlx::query_as!(
+        KeyRow,
+        "INSERT INTO app.api_keys
+             (account_id, id, name, prefix, secret_hash, scopes, expires_at, rotated_from, rate_limit, daily_credit_limit)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+         RETURNING id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at, rotated_from, rate_limit, daily_credit_limit",
         tx.account().0,
-        id,
-        name,
-        prefix,
-        secret_hash,
-        &names(allowed),
+        key.id,
+        key.name,
+        key.prefix,
+        key.secret_hash,
+        &names(key.scopes),
+        key.expires_at,
+        key.rotated_from,
+        key.rate_limit,
+        key.daily_credit_limit,
     )
+    .map(KeyInfo::from)
     .fetch_one(tx.conn())
-    .await?;
-    Ok(KeyInfo {
-        id,
-        name: name.into(),
-        prefix: prefix.into(),
-        scopes: allowed.to_vec(),
-        created_at,
-        revoked_at: None,
-    })
+    .await
 }
 
 /// The keys with this prefix that are neither revoked nor expired: nearly always one or none. One round trip, read anew for each request, so
@@ -89,13 +105,29 @@ struct KeyRow {
     prefix: String,
     scopes: Vec<String>,
     created_at: DateTime<Utc>,
+    expires_at: Option<DateTime<Utc>>,
+    last_used_at: Option<DateTime<Utc>>,
     revoked_at: Option<DateTime<Utc>>,
+    rotated_from: Option<Uuid>,
+    rate_limit: Option<String>,
+    daily_credit_limit: Option<i64>,
 }
 
 impl From<KeyRow> for KeyInfo {
     fn from(row: KeyRow) -> Self {
-        let KeyRow { id, name, prefix, scopes: names, created_at, revoked_at } = row;
-        Self { id, name, prefix, scopes: scopes(&names), created_at, revoked_at }
+        Self {
+            id: row.id,
+            name: row.name,
+            prefix: row.prefix,
+            scopes: scopes(&row.scopes),
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+            last_used_at: row.last_used_at,
+            revoked_at: row.revoked_at,
+            rotated_from: row.rotated_from,
+            rate_limit: row.rate_limit,
+            daily_credit_limit: row.daily_credit_limit,
+        }
     }
 }
 
@@ -103,7 +135,8 @@ impl From<KeyRow> for KeyInfo {
 pub async fn list_keys(tx: &mut TenantTx, before: Option<Uuid>, limit: i64) -> Result<Vec<KeyInfo>> {
     sqlx::query_as!(
         KeyRow,
-        "SELECT id, name, prefix, scopes, created_at, revoked_at FROM app.api_keys
+        "SELECT id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at, rotated_from, rate_limit, daily_credit_limit
+         FROM app.api_keys
          WHERE account_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
         tx.account().0,
         before.unwrap_or(Uuid::max()),
@@ -114,13 +147,57 @@ pub async fn list_keys(tx: &mut TenantTx, before: Option<Uuid>, limit: i64) -> R
     .await
 }
 
-/// Revokes a key; again is no error. `None`: the account has no such key.
+/// Locks a key, so that nobody else ends it meanwhile. `None`: the account has no such key.
+pub async fn lock_key(tx: &mut TenantTx, id: Uuid) -> Result<Option<KeyInfo>> {
+    sqlx::query_as!(
+        KeyRow,
+        "SELECT id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at, rotated_from, rate_limit, daily_credit_limit
+         FROM app.api_keys WHERE account_id = $1 AND id = $2 FOR NO KEY UPDATE",
+        tx.account().0,
+        id,
+    )
+    .map(KeyInfo::from)
+    .fetch_optional(tx.conn())
+    .await
+}
+
+/// Lets a key work until then at the longest.
+pub async fn end_key(tx: &mut TenantTx, id: Uuid, at: DateTime<Utc>) -> Result<()> {
+    sqlx::query!(
+        "UPDATE app.api_keys SET expires_at = least(expires_at, $3) WHERE account_id = $1 AND id = $2",
+        tx.account().0,
+        id,
+        at,
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Notes that keys were used so many milliseconds ago. It only moves forward. They are locked in the order of their ids.
+pub async fn mark_used(tx: &mut TenantTx, mut used: Vec<(Uuid, i64)>) -> Result<()> {
+    used.sort_unstable();
+    let (keys, ages): (Vec<Uuid>, Vec<i64>) = used.into_iter().unzip();
+    sqlx::query!(
+        "UPDATE app.api_keys k SET last_used_at = now() - used.age * interval '1 millisecond'
+         FROM unnest($2::uuid[], $3::bigint[]) AS used (id, age)
+         WHERE k.account_id = $1 AND k.id = used.id
+           AND coalesce(k.last_used_at < now() - used.age * interval '1 millisecond', true)",
+        tx.account().0,
+        &keys,
+        &ages,
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Revokes a key that is not revoked yet. `None`: the account has no such key, or it is.
 pub async fn revoke_key(tx: &mut TenantTx, id: Uuid) -> Result<Option<KeyInfo>> {
     sqlx::query_as!(
         KeyRow,
-        r#"UPDATE app.api_keys SET revoked_at = coalesce(revoked_at, now())
-           WHERE account_id = $1 AND id = $2
-           RETURNING id, name, prefix, scopes, created_at, revoked_at"#,
+        "UPDATE app.api_keys SET revoked_at = now() WHERE account_id = $1 AND id = $2 AND revoked_at IS NULL
+         RETURNING id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at, rotated_from, rate_limit, daily_credit_limit",
         tx.account().0,
         id,
     )

@@ -7,6 +7,7 @@
 //! **Architecture invariant:** nothing here decides anything; it stores, and reports how many rows it touched.
 
 mod accounts;
+mod audit;
 mod connect;
 mod credits;
 mod dead_letters;
@@ -30,6 +31,7 @@ mod wake;
 mod workers;
 
 pub use accounts::{insert_account, list_accounts};
+pub use audit::{audit_page, insert_audit, insert_operators_audit, operators_audit_page};
 pub use connect::{ConnectError, Role, connect, drop_broken, probe};
 pub use credits::{balance, grant, ledger_page, refund};
 pub use dead_letters::{
@@ -49,7 +51,9 @@ pub use jobs::{
     StartedJob, events_after, insert_result, job_by_id, jobs_page, mark_cancelled, mark_failed,
     mark_requeued, mark_retrying, mark_running, mark_succeeded,
 };
-pub use keys::{KeyCandidate, find_key, insert_key, list_keys, revoke_key};
+pub use keys::{
+    KeyCandidate, KeyToInsert, end_key, find_key, insert_key, list_keys, lock_key, mark_used, revoke_key,
+};
 pub use lanes::{
     LaneSettings, awake_lanes, change_settings, lane_counts, lane_settings, lock_lanes, put_to_sleep,
     queue_counts, queue_states, set_lane, set_queue,

@@ -8,10 +8,12 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tokio_util::task::TaskTracker;
-use tollgate_domain::{Database, Role, accounts, keys};
+use tollgate_domain::keys::{self, NewKey};
+use tollgate_domain::{Database, KeyHashing, Role, accounts};
 use tollgate_model::account::AccountId;
+use tollgate_model::audit::Actor;
 use tollgate_model::job::Job;
-use tollgate_model::key::Scope;
+use tollgate_model::key::{ApiKey, KeyInfo, Scope};
 use tollgate_model::submission::Submission;
 use tollgate_outbound::TollgateClient;
 use tollgate_sim::{Behaviour, Control, Sim};
@@ -159,8 +161,7 @@ impl TestApp {
     /// A key of the first account with these scopes.
     pub async fn key_with(&self, scopes: &[Scope]) -> (Uuid, String) {
         let operator = operator(&self.db).await;
-        let (info, key) =
-            keys::create(&operator, self.account, "test", scopes).await.unwrap_or_else(|e| panic!("{e}"));
+        let (info, key) = make_key(&operator, self.account, scopes).await;
         (info.id, key.expose().to_owned())
     }
 
@@ -214,7 +215,12 @@ async fn open_account(db: &TestDb) -> (AccountId, String) {
     let operator = operator(db).await;
     let account =
         accounts::create(&operator, "test", CREDITS).await.unwrap_or_else(|error| panic!("{error}"));
-    let (_, key) =
-        keys::create(&operator, account, "test", &Scope::ALL).await.unwrap_or_else(|e| panic!("{e}"));
+    let (_, key) = make_key(&operator, account, &Scope::ALL).await;
     (account, key.expose().to_owned())
+}
+
+async fn make_key(operator: &Database, account: AccountId, scopes: &[Scope]) -> (KeyInfo, ApiKey) {
+    let new = NewKey { name: "test", scopes, ..NewKey::default() };
+    let made = keys::create(operator, account, Actor::Shell, KeyHashing::default(), new).await;
+    made.unwrap_or_else(|error| panic!("{error}"))
 }

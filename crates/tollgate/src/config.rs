@@ -6,6 +6,7 @@
 
 mod images;
 mod stripe;
+mod values;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,7 +16,8 @@ use std::time::Duration;
 use config::{File, FileFormat};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _};
+use tollgate_domain::KeyHashing;
+use tollgate_http::{AllowedOrigins, TrustedProxies};
 use tollgate_model::admission::Limits;
 use tollgate_model::guard::class::{CallKind, GuardConfig};
 use tollgate_model::job_type::{JobType, JobTypes};
@@ -27,6 +29,7 @@ use tollgate_model::stripe::rates::StripeSettings;
 use tollgate_model::submission::SubmissionRules;
 
 use self::images::ImageStorage;
+use self::values::{duration, durations, parsed, parsed_or_empty, rate_limit, retention};
 use crate::node::Mode;
 
 /// What the program is told. Field names are the settings' names in lower case.
@@ -66,6 +69,14 @@ pub(crate) struct Config {
     pub shutdown_grace: Duration,
     pub listen: SocketAddr,
     pub worker_listen: SocketAddr,
+    pub tls_cert: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
+    #[serde(deserialize_with = "parsed_or_empty")]
+    pub trusted_proxies: TrustedProxies,
+    #[serde(deserialize_with = "parsed_or_empty")]
+    pub cors_allowed_origins: AllowedOrigins,
+    #[serde(deserialize_with = "parsed")]
+    pub api_key_hash_algo: KeyHashing,
     #[serde(deserialize_with = "duration")]
     pub http_timeout: Duration,
     pub max_body_bytes: usize,
@@ -240,6 +251,24 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Where `api` and `dev` listen. `dev` takes another port if this one is in use and was not asked for.",
     ),
     set("WORKER_LISTEN", "127.0.0.1:8788", "Where `worker` serves `/healthz`, `/readyz` and `/metrics`."),
+    unset(
+        "TLS_CERT",
+        "`api` serves HTTPS with this certificate and the chain behind it, a PEM file; it goes with `TLS_KEY`. Unset: it serves plain HTTP, and refuses what comes neither from this machine nor through one of `TRUSTED_PROXIES` over HTTPS.",
+    ),
+    unset("TLS_KEY", "The certificate's key, a PEM file."),
+    unset(
+        "TRUSTED_PROXIES",
+        "Addresses or networks, such as `10.0.0.0/8,127.0.0.1`, of proxies where TLS ends: their `X-Forwarded-Proto` and `X-Forwarded-For` are believed, and nobody else's.",
+    ),
+    unset(
+        "CORS_ALLOWED_ORIGINS",
+        "Origins whose pages may ask from a browser, such as `https://app.example.com`. Unset: none.",
+    ),
+    set(
+        "API_KEY_HASH_ALGO",
+        "argon2id",
+        "How new API keys are hashed: `argon2id`, or with its memory in KiB, passes and lanes: `argon2id:m=19456,t=2,p=1`, which is the same. Keys hashed otherwise go on working.",
+    ),
     set("HTTP_TIMEOUT", "15s", "Deadline for answering one API request."),
     set("MAX_BODY_BYTES", "1048576", "The largest request body."),
     set("MAX_EVENT_STREAMS", "256", "Live event streams that one API process serves at a time."),
@@ -422,6 +451,9 @@ impl Config {
                 )));
             }
         }
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            return Err(ConfigError("`tls_cert` and `tls_key` go together: set both or neither".into()));
+        }
         if self.visibility_timeout < Duration::from_millis(600) {
             return Err(ConfigError("`visibility_timeout` must be at least 600ms".into()));
         }
@@ -510,35 +542,6 @@ impl Config {
             retry: RetrySchedule::new(self.generation_retry_delays.clone()).unwrap_or_default(),
         }
     }
-}
-
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    parse_duration(&text).map_err(D::Error::custom)
-}
-
-fn durations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Duration>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.split(',').map(|part| parse_duration(part.trim()).map_err(D::Error::custom)).collect()
-}
-
-/// `None`: for ever.
-fn retention<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    if ["0", "off"].contains(&text.as_str()) {
-        return Ok(None);
-    }
-    parse_duration(&text).map(|keep| Some(keep).filter(|keep| !keep.is_zero())).map_err(D::Error::custom)
-}
-
-fn rate_limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RateLimit>, D::Error> {
-    let text = Option::<String>::deserialize(deserializer)?;
-    text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
-}
-
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|error| format!("`{text}` is not a duration such as 500ms, 30s, 5m or 2h: {error}"))
 }
 
 /// The settings, as `tollgate --help` shows them.

@@ -13,8 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tollgate_devdb::{Options, Server};
 use tollgate_domain::auth::Authenticator;
-use tollgate_domain::{Database, Role, accounts, keys, migrate};
+use tollgate_domain::keys::{self, NewKey};
+use tollgate_domain::{Database, KeyHashing, Role, accounts, migrate};
 use tollgate_model::account::AccountId;
+use tollgate_model::audit::Actor;
 use tollgate_model::key::Scope;
 use tollgate_outbound::ApiError;
 use tollgate_sim::{Behaviour, Sim};
@@ -163,7 +165,7 @@ impl Parts {
             self.provider.spawn(sim.run(self.stop_provider.clone()));
         }
         let url = format!("http://{}", listener.local_addr()?);
-        let access = access(database_url, data_dir, url).await?;
+        let access = access(database_url, data_dir, url, config.api_key_hash_algo).await?;
         self.spawn("API", {
             let (config, stop) = (config.clone(), self.stop_roles.clone());
             async move { node::serve_api(&config, Mode::Dev, listener, metrics, stop, || Ok(())).await }
@@ -272,13 +274,19 @@ async fn simulator() -> Result<Sim, Failure> {
 }
 
 /// The account and key of the last start, if the key still works; else new ones.
-async fn access(database_url: String, data_dir: Option<&Path>, url: String) -> Result<Access, Failure> {
+async fn access(
+    database_url: String,
+    data_dir: Option<&Path>,
+    url: String,
+    hashing: KeyHashing,
+) -> Result<Access, Failure> {
     let (account_id, api_key) = match data_dir.and_then(Access::read) {
         Some(last) if works(&database_url, &last.api_key).await? => (last.account_id, last.api_key),
         _ => {
             let db = Database::connect(&database_url, Role::Operator, 1, false).await?;
             let account_id = accounts::create(&db, "dev", CREDITS).await?;
-            let (_, key) = keys::create(&db, account_id, "tollgate dev", &Scope::ALL).await?;
+            let new = NewKey { name: "tollgate dev", scopes: &Scope::ALL, ..NewKey::default() };
+            let (_, key) = keys::create(&db, account_id, Actor::Shell, hashing, new).await?;
             db.close().await;
             (account_id, key.expose().to_owned())
         }

@@ -15,7 +15,7 @@ use tollgate_domain::prices::Prices;
 use tollgate_domain::rate_limits::RateLimits;
 use tollgate_domain::submit::Entrance;
 use tollgate_domain::{AdminToken, Database, Health, Role, admission, wakers};
-use tollgate_http::{Api, Operators, StripeInbox};
+use tollgate_http::{Api, Operators, StripeInbox, Tls, Transport};
 use tollgate_model::generation::{Endpoint, GenerationRequest, Message, Role as MessageRole};
 use tollgate_model::guard::class::CallKind;
 use tollgate_model::guard::outcome::Fingerprint;
@@ -36,12 +36,12 @@ const OPENAI: &str = "https://api.openai.com/v1";
 /// Operators are few, and must not take connections away from tenants.
 const OPERATOR_CONNECTIONS: u32 = 2;
 
-/// How strictly the database login is looked at.
+/// How strictly the database login and the way that requests come are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// `tollgate dev`: a superuser will do, narrowed to each role.
+    /// `tollgate dev`: a superuser will do, narrowed to each role, and so will plain HTTP.
     Dev,
-    /// The login must not be able to do more than its role.
+    /// The login must not be able to do more than its role, and requests must come over HTTPS.
     Production,
 }
 
@@ -98,10 +98,16 @@ pub(crate) async fn serve_api(
     let entrance = Entrance::new(db.clone(), rules, prices, ttl, admission, wakers);
     let mut beside = JoinSet::new();
     beside.spawn(new_prices);
+    let auth = Authenticator::new()?;
+    let used_keys = auth.used().clone();
+    let (tls, transport) = transport(config, mode)?;
     let api = Api {
         db: db.clone(),
-        auth: Authenticator::new()?,
+        auth,
         rate_limits: RateLimits::new(config.rate_limit(mode)),
+        key_hashing: config.api_key_hash_algo,
+        transport,
+        origins: config.cors_allowed_origins.clone(),
         entrance: Arc::new(entrance),
         operators: operators(config, mode).await?,
         public_status: config.public_status.unwrap_or(mode == Mode::Dev),
@@ -120,11 +126,34 @@ pub(crate) async fn serve_api(
     beside.spawn(hints);
     beside.spawn(looks);
     beside.spawn(db.clone().watch());
+    let served = CancellationToken::new();
+    let mut last_words = JoinSet::new();
+    last_words.spawn(used_keys.write_down(db.clone(), served.clone()));
     ready()?;
-    tollgate_http::serve(listener, router, shutdown, config.shutdown_grace).await;
+    tollgate_http::serve(listener, tls, router, shutdown, config.shutdown_grace).await;
+    served.cancel();
+    last_words.join_all().await;
     beside.shutdown().await;
     db.close().await;
     Ok(())
+}
+
+/// How the API is to be reached: in production over HTTPS alone, and in `dev` over plain HTTP.
+fn transport(config: &Config, mode: Mode) -> Result<(Option<Tls>, Transport), Failure> {
+    let proxies = config.trusted_proxies.clone();
+    if mode == Mode::Dev {
+        return Ok((None, Transport::new(proxies, false)));
+    }
+    let tls = match (&config.tls_cert, &config.tls_key) {
+        (Some(certificate), Some(key)) => Some(Tls::load(certificate, key)?),
+        _ => None,
+    };
+    if tls.is_none() && proxies.is_empty() {
+        tracing::warn!(
+            "neither TLS_CERT and TLS_KEY nor TRUSTED_PROXIES are set: requests from other machines will be refused"
+        );
+    }
+    Ok((tls, Transport::new(proxies, true)))
 }
 
 /// Runs a worker until `shutdown`; `ready` is called when it has signed in. With a listener, serves its health and metrics there.
@@ -167,7 +196,7 @@ pub(crate) async fn run_worker(
         Some((listener, metrics)) => {
             // Health is served until the worker has drained, not only until it was asked to.
             let router = tollgate_http::ops_router(db.clone(), metrics);
-            let serve = tollgate_http::serve(listener, router, drained.clone(), Duration::from_secs(1));
+            let serve = tollgate_http::serve(listener, None, router, drained.clone(), Duration::from_secs(1));
             tokio::join!(work, serve);
         }
         None => work.await,

@@ -45,6 +45,7 @@ failure_from!(
     tollgate_devdb::Error,
     tollgate_domain::ConnectError,
     tollgate_domain::MigrateError,
+    tollgate_http::TlsError,
     tollgate_outbound::ClientError,
     tollgate_outbound::StripeError,
 );

@@ -116,9 +116,12 @@ pub(crate) fn require(scopes: &[Scope], scope: Scope) -> Result<(), Problem> {
     Err(Problem::new(Code::ForbiddenScope, format!("this API key lacks the scope `{scope}`")))
 }
 
-/// Says the same of a key that never was, of one with a wrong secret, and of a revoked one.
+/// Says the same of a key that never was, of one with a wrong secret, and of one that was revoked or has expired.
 pub(crate) fn unknown() -> Problem {
-    Problem::new(Code::Unauthorized, "this API key is not valid: it is unknown, revoked or expired")
+    Problem::new(
+        Code::Unauthorized,
+        "this API key is not valid: it is unknown, or it was revoked, or it has expired",
+    )
 }
 
 /// To who needs a key and shows none.

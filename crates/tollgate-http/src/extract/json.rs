@@ -14,6 +14,7 @@ use super::strict::Clean;
 use crate::problem::{Code, Problem};
 
 /// A body read as a `T`.
+#[derive(Default)]
 pub(crate) struct JsonBody<T>(pub(crate) T);
 
 /// The longest body, in bytes.

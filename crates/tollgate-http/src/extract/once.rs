@@ -1,5 +1,6 @@
 //! The header `Idempotency-Key`: what is asked with it is done once.
 
+use axum::body::HttpBody as _;
 use axum::extract::{FromRef, FromRequest, FromRequestParts, MatchedPath, Request};
 use http::request::Parts;
 use http::{HeaderName, Method};
@@ -20,6 +21,31 @@ pub(crate) struct Asked(pub(crate) Option<Once>);
 pub(crate) struct AskedWith<T> {
     pub(crate) body: T,
     pub(crate) once: Option<Once>,
+}
+
+/// The same where an endpoint needs no body.
+pub(crate) struct AskedPerhapsWith<T> {
+    pub(crate) body: Option<T>,
+    pub(crate) once: Option<Once>,
+}
+
+impl<T, S> FromRequest<S> for AskedPerhapsWith<T>
+where
+    T: DeserializeOwned,
+    S: Send + Sync,
+    BodyLimit: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        // Without a body, whatever the head says of one.
+        if request.body().is_end_stream() {
+            let (parts, _) = request.into_parts();
+            return Ok(Self { body: None, once: once(&parts, || Ok(None))? });
+        }
+        let AskedWith { body, once } = AskedWith::from_request(request, state).await?;
+        Ok(Self { body: Some(body), once })
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Asked {

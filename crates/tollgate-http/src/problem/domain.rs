@@ -10,7 +10,10 @@ impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
             Error::NotFound(_) => Self::new(Code::NotFound, error.to_string()),
-            Error::Submission(_) | Error::Invalid { .. } => Self::invalid(error.to_string()),
+            Error::Submission(_) | Error::Invalid { .. } | Error::KeyEnded => {
+                Self::invalid(error.to_string())
+            }
+            Error::LacksScope(_) => Self::new(Code::ForbiddenScope, error.to_string()),
             Error::TooManyAttempts { wait } => too_many(&error.to_string(), wait),
             Error::QueueFull(_) => Self::new(Code::QueueFull, error.to_string()),
             Error::InsufficientCredits { .. } | Error::DailyLimit { .. } => {
@@ -54,6 +57,7 @@ mod tests {
 
     use tollgate_model::admission::QueueFull;
     use tollgate_model::job::JobStatus;
+    use tollgate_model::key::Scope;
     use tollgate_model::submission::InvalidSubmission;
 
     use super::*;
@@ -69,6 +73,8 @@ mod tests {
                 Code::InvalidRequest,
                 "`name` is bad",
             ),
+            (Error::KeyEnded, Code::InvalidRequest, "create a new one"),
+            (Error::LacksScope(Scope::JobsRead), Code::ForbiddenScope, "`jobs:read`"),
             (Error::QueueFull(QueueFull::Account(7)), Code::QueueFull, "7 jobs may wait"),
             (
                 Error::InsufficientCredits { needed: 7, balance: 3 },

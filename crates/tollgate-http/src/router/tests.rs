@@ -13,6 +13,7 @@ use tower::ServiceExt as _;
 use uuid::Uuid;
 
 use super::*;
+use crate::client::{ClientAddress, Connection};
 use crate::extract::{Id, Query};
 use crate::page::Limit;
 
@@ -31,7 +32,7 @@ fn router() -> Router {
         .route("/text/{text}", get(async |Path(text): Path<String>| text))
         .route("/panics", post(async || -> &'static str { panic!("on purpose") }))
         .route("/hangs", get(future::pending::<&'static str>));
-    layered(routes, Duration::from_millis(200))
+    layered(routes, Edge { request_timeout: Duration::from_millis(200), ..Edge::default() })
 }
 
 async fn send(method: &str, uri: &[u8]) -> (StatusCode, HeaderMap, Value) {
@@ -120,4 +121,58 @@ async fn a_request_that_hangs_is_cut_off() {
     let (headers, detail) = refused("GET", b"/hangs", Code::Unavailable).await;
     assert!(headers.contains_key(RETRY_AFTER));
     assert!(detail.contains("200 ms"), "{detail}");
+}
+
+/// What becomes of a request that came over this connection, in production: its status, whether browsers are told to stay
+/// with HTTPS, and the client's address, or the detail of the refusal.
+async fn arrives(peer: &str, tls: bool, path: &str, headers: &[(&str, &str)]) -> (StatusCode, bool, String) {
+    let ask =
+        async |axum::Extension(ClientAddress(address)): axum::Extension<ClientAddress>| address.to_string();
+    let routes = Router::new().route("/healthz", get(ask)).route("/v1/jobs", get(ask));
+    let transport = Transport::new("192.0.2.0/24".parse().unwrap(), true);
+    let edge = Edge { request_timeout: Duration::from_secs(1), transport, ..Edge::default() };
+    let known = Connection { peer: peer.parse().unwrap(), tls };
+    let mut request = Request::builder().uri(path).extension(known);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let response = layered(routes, edge).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let hsts = parts.headers.get("strict-transport-security");
+    assert!(hsts.is_none_or(|hsts| hsts == "max-age=63072000; includeSubDomains; preload"));
+    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+    let text = match serde_json::from_slice::<Value>(&body) {
+        Ok(problem) => problem["detail"].as_str().unwrap().to_owned(),
+        Err(_) => String::from_utf8(body.to_vec()).unwrap(),
+    };
+    (parts.status, hsts.is_some(), text)
+}
+
+#[tokio::test]
+async fn in_production_only_https_is_served() {
+    let (ok, refused) = (StatusCode::OK, StatusCode::BAD_REQUEST);
+    let behind = [("x-forwarded-proto", "https"), ("x-forwarded-for", "6.6.6.6, 198.51.100.7")];
+    let open = [("x-forwarded-proto", "http"), ("x-forwarded-for", "198.51.100.7")];
+    for (peer, tls, path, headers, expected) in [
+        ("203.0.113.1", true, "/v1/jobs", &[][..], (ok, true, "203.0.113.1")),
+        ("203.0.113.1", false, "/v1/jobs", &[], (refused, false, "set TLS_CERT and TLS_KEY")),
+        ("203.0.113.1", false, "/v1/none", &[], (refused, false, "TRUSTED_PROXIES")),
+        ("203.0.113.1", false, "/v1/jobs", &behind, (refused, false, "plain HTTP")),
+        ("203.0.113.1", false, "/healthz", &[], (ok, false, "203.0.113.1")),
+        ("192.0.2.1", false, "/v1/jobs", &behind, (ok, true, "198.51.100.7")),
+        ("192.0.2.1", false, "/v1/jobs", &open, (refused, false, "to the proxy over plain HTTP")),
+        ("192.0.2.1", false, "/healthz", &open, (ok, false, "198.51.100.7")),
+        ("127.0.0.1", false, "/v1/jobs", &[], (ok, false, "127.0.0.1")),
+        ("127.0.0.1", false, "/v1/jobs", &behind, (refused, false, "TRUSTED_PROXIES does not name")),
+        ("127.0.0.1", false, "/v1/jobs", &behind[1..], (ok, false, "127.0.0.1")),
+    ] {
+        let (status, hsts, text) = arrives(peer, tls, path, headers).await;
+        assert_eq!((status, hsts), (expected.0, expected.1), "{peer} {tls} {path}: {text}");
+        assert!(
+            if status == ok { text == expected.2 } else { text.contains(expected.2) },
+            "{peer} {path}: {text}"
+        );
+    }
+    // A route that is not there, over HTTPS.
+    assert!(arrives("203.0.113.1", true, "/v1/none", &[]).await.1);
 }

@@ -19,7 +19,7 @@ async fn start(drain: Duration) -> (SocketAddr, CancellationToken, JoinHandle<()
         "done"
     };
     let router = Router::new().route("/slow", get(slow));
-    let server = serve(listener, router, shutdown.clone(), drain);
+    let server = serve(listener, None, router, shutdown.clone(), drain);
     (address, shutdown, TaskTracker::new().spawn(server))
 }
 

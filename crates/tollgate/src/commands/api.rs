@@ -21,7 +21,8 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, config: Config, json: bool) -> Result<(), Failure> {
     let shutdown = shutdown_on_signal()?;
     let listener = listen(args.listen.unwrap_or(config.listen)).await?;
-    let url = format!("http://{}", listener.local_addr()?);
+    let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}", listener.local_addr()?);
     let metrics = telemetry::start_metrics()?;
     let ready = || announce(json, "API", &url);
     node::serve_api(&config, Mode::Production, listener, metrics, shutdown, ready).await

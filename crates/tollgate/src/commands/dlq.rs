@@ -6,6 +6,7 @@ use serde_json::json;
 use tollgate_domain::Database;
 use tollgate_domain::dead_letters::{self, Selection};
 use tollgate_model::account::AccountId;
+use tollgate_model::audit::Actor;
 use tollgate_model::cursor;
 use tollgate_model::dead_letter::{DeadLetter, DeadLetterFilter, Purged, Redriven};
 use tollgate_model::queue::QueueName;
@@ -178,7 +179,7 @@ async fn redrive(
         }
         true
     };
-    let sum = dead_letters::redrive(db, &config.times_to_live(), selection, progress).await?;
+    let sum = dead_letters::redrive(db, &config.times_to_live(), Actor::Shell, selection, progress).await?;
     print(json, &sum, || format!("{} redriven, {} skipped", sum.redriven, sum.skipped))?;
     if sum.redriven == 0 && sum.skipped > 0 {
         return Err(Failure::new(
@@ -203,6 +204,6 @@ async fn purge(db: &Database, selection: &Selection, dry_run: bool, json: bool) 
         }
         true
     };
-    let sum = dead_letters::purge(db, selection, progress).await?;
+    let sum = dead_letters::purge(db, Actor::Shell, selection, progress).await?;
     print(json, &sum, || format!("{} purged", sum.purged))
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 use tollgate_domain::guard::{self, Order};
+use tollgate_model::audit::Actor;
 use tollgate_model::guard::class::ModelClass;
 use tollgate_model::guard::status::GuardStatus;
 
@@ -66,7 +67,7 @@ pub(crate) async fn run(command: Command, config: &Config, json: bool) -> Result
         }
         Command::Breaker { switch } => {
             let enabled = switch == Switch::On;
-            guard::switch_breaker(&db, enabled).await?;
+            guard::switch_breaker(&db, Actor::Shell, enabled).await?;
             return print(json, &json!({ "breaker_enabled": enabled }), || {
                 if enabled { "the breaker's decisions hold" } else { "the breaker's decisions do not hold" }
                     .into()
@@ -76,7 +77,7 @@ pub(crate) async fn run(command: Command, config: &Config, json: bool) -> Result
         Command::Close { class } => (class, Order::Close),
         Command::Pause { class, span } => (class, Order::Pause(span)),
     };
-    guard::order(&db, class_named(config, &class)?, order).await?;
+    guard::order(&db, class_named(config, &class)?, Actor::Shell, order).await?;
     let all = guard::status(&db, &config.guard, config.gen_breaker_enabled).await?;
     let Some(status) = all.iter().find(|status| status.class == class) else { return Ok(()) };
     print(json, &json!(status), || shown(status))

@@ -1,10 +1,15 @@
 //! `tollgate key`
 
+use std::time::Duration;
+
 use clap::Subcommand;
 use serde_json::json;
-use tollgate_domain::{accounts, keys};
+use tollgate_domain::accounts;
+use tollgate_domain::keys::{self, Expiry, NewKey, Rotation};
 use tollgate_model::account::AccountId;
-use tollgate_model::key::{KeyInfo, Scope};
+use tollgate_model::audit::Actor;
+use tollgate_model::key::{ApiKey, KeyInfo, Scope};
+use tollgate_model::rate_limit::{InvalidRateLimit, RateLimit};
 use uuid::Uuid;
 
 use crate::commands::operator;
@@ -24,12 +29,37 @@ pub(crate) enum Command {
         /// What to call it; for people.
         #[arg(long, default_value = "")]
         name: String,
+        /// It stops working by itself after so long, such as 90d. Without it: it does not.
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        expires_in: Option<Duration>,
+        /// Its own rate limit, instead of the installation's: requests and time, such as 600,1m.
+        #[arg(long, value_name = "N,TIME", value_parser = rate_limit)]
+        rate_limit: Option<String>,
+        /// Credits it may spend in a day (UTC); any number if not given.
+        #[arg(long, value_name = "CREDITS", allow_negative_numbers = true)]
+        daily_credits: Option<i64>,
     },
     /// List an account's keys, without their secrets.
     List {
         /// The account.
         #[arg(long, value_name = "ID")]
         account: AccountId,
+    },
+    /// Replace a key by a new one of the same name, scopes and rate limit, which is shown once. Both work until the old one
+    /// has ended.
+    Rotate {
+        /// The account it belongs to.
+        #[arg(long, value_name = "ID")]
+        account: AccountId,
+        /// The old key's id.
+        #[arg(long, value_name = "ID")]
+        key: Uuid,
+        /// The old key works for so long, such as 24h, and 30d at most; 0s: it ends at once. Without it: until it is revoked.
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        overlap: Option<Duration>,
+        /// The new key stops working by itself after so long, such as 90d. Without it: it does not.
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        expires_in: Option<Duration>,
     },
     /// Revoke a key. It stops working at once, everywhere.
     Revoke {
@@ -47,20 +77,49 @@ fn scope(name: &str) -> Result<Scope, String> {
     Scope::parse(name).ok_or_else(|| format!("no such scope; known are {}", known()))
 }
 
+fn time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("not a time such as 24h or 90d: {error}"))
+}
+
+fn rate_limit(text: &str) -> Result<String, InvalidRateLimit> {
+    text.parse().map(|limit: RateLimit| limit.to_string())
+}
+
+/// Says it once.
+fn show((info, key): (KeyInfo, ApiKey), json: bool) -> Result<(), Failure> {
+    print(json, &json!({ "key_id": info.id, "key": key.expose() }), || {
+        format!("{}\n\nkey id {}. This is the only time the key is shown.", key.expose(), info.id)
+    })
+}
+
 fn row(key: &KeyInfo) -> String {
     let scopes: Vec<_> = key.scopes.iter().map(|scope| scope.as_str()).collect();
     let state = if key.revoked_at.is_some() { "revoked" } else { "active " };
-    format!("{}  {state}  sk_live_{}_…  {}  {}", key.id, key.prefix, scopes.join(","), key.name)
+    let until = key.expires_at.map(|end| format!("until {}  ", end.to_rfc3339())).unwrap_or_default();
+    let limit = key.rate_limit.as_ref().map(|limit| format!("limit {limit}  ")).unwrap_or_default();
+    let used = key.last_used_at.map(|last| format!("used {}  ", last.to_rfc3339())).unwrap_or_default();
+    let (id, prefix, scopes, name) = (key.id, &key.prefix, scopes.join(","), &key.name);
+    format!("{id}  {state}  sk_live_{prefix}_…  {until}{limit}{used}{scopes}  {name}")
 }
 
 pub(crate) async fn run(command: Command, config: &Config, json: bool) -> Result<(), Failure> {
     let db = operator(config).await?;
+    let hashing = config.api_key_hash_algo;
     match command {
-        Command::Create { account, scopes, name } => {
-            let (info, key) = keys::create(&db, account, &name, &scopes).await?;
-            print(json, &json!({ "key_id": info.id, "key": key.expose() }), || {
-                format!("{}\n\nkey id {}. This is the only time the key is shown.", key.expose(), info.id)
-            })
+        Command::Create { account, scopes, name, expires_in, rate_limit, daily_credits } => {
+            let new = NewKey {
+                name: &name,
+                scopes: &scopes,
+                expires: expires_in.map(Expiry::In),
+                rate_limit: rate_limit.as_deref(),
+                daily_credit_limit: daily_credits,
+            };
+            show(keys::create(&db, account, Actor::Shell, hashing, new).await?, json)
+        }
+        Command::Rotate { account, key, overlap, expires_in } => {
+            let expires = expires_in.map(Expiry::In);
+            let rotation = Rotation { key, within: &Scope::ALL, overlap, expires };
+            show(keys::rotate(&db, account, Actor::Shell, hashing, rotation).await?, json)
         }
         Command::List { account } => {
             let mut all = Vec::new();
@@ -82,7 +141,7 @@ pub(crate) async fn run(command: Command, config: &Config, json: bool) -> Result
             })
         }
         Command::Revoke { account, key } => {
-            let info = keys::revoke(&db, account, key).await?;
+            let info = keys::revoke(&db, account, Actor::Shell, key).await?;
             print(json, &info, || format!("revoked {}", info.id))
         }
     }

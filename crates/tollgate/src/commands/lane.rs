@@ -5,6 +5,7 @@ use serde_json::json;
 use tollgate_domain::LaneSettings;
 use tollgate_domain::queue::{self, Cap, LaneChange};
 use tollgate_model::account::AccountId;
+use tollgate_model::audit::Actor;
 use tollgate_model::queue::QueueName;
 
 use crate::commands::operator;
@@ -55,7 +56,7 @@ pub(crate) async fn run(command: Command, config: &Config, json: bool) -> Result
             }
             let db = operator(config).await?;
             let change = LaneChange { weight, max_running };
-            let settings = queue::change_lane(&db, lane.queue, lane.account, change).await?;
+            let settings = queue::change_lane(&db, lane.queue, lane.account, Actor::Shell, change).await?;
             (lane, settings)
         }
     };

@@ -2,6 +2,7 @@
 
 pub(crate) mod account;
 pub(crate) mod api;
+pub(crate) mod audit;
 pub(crate) mod demo;
 pub(crate) mod dev;
 pub(crate) mod dlq;

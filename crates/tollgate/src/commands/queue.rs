@@ -3,6 +3,7 @@
 use clap::Subcommand;
 use serde_json::json;
 use tollgate_domain::queue::{self, Cap};
+use tollgate_model::audit::Actor;
 use tollgate_model::queue::{QueueName, QueueState};
 
 use crate::commands::operator;
@@ -46,7 +47,7 @@ pub(crate) async fn run(command: Command, config: &Config, json: bool) -> Result
             print(json, &json!({ "data": queues }), || queues.iter().map(line).collect::<Vec<_>>().join("\n"))
         }
         Command::Set { queue, max_running: Cap(max_running) } => {
-            queue::set_queue(&db, queue, max_running).await?;
+            queue::set_queue(&db, queue, Actor::Shell, max_running).await?;
             let set = json!({ "queue": queue, "max_running": max_running });
             print(json, &set, || format!("{queue}: {}", shown(max_running)))
         }

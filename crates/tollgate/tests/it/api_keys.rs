@@ -14,32 +14,41 @@ use tollgate_testkit::{Process, TestApp, Tune};
 use crate::operators::STRIPE;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_tollgate");
-const KEY: &[&str] = &["created_at", "id", "name", "prefix", "revoked_at", "scopes"];
-const NEW_KEY: &[&str] = &["created_at", "id", "key", "key_id", "name", "prefix", "revoked_at", "scopes"];
+#[rustfmt::skip]
+const KEY: &[&str] = &[
+    "created_at", "expires_at", "id", "last_used_at", "name", "prefix", "rate_limit", "revoked_at", "rotated_from",
+    "scopes",
+];
+#[rustfmt::skip]
+const NEW_KEY: &[&str] = &[
+    "created_at", "expires_at", "id", "key", "key_id", "last_used_at", "name", "prefix", "rate_limit", "revoked_at",
+    "rotated_from", "scopes",
+];
 
-struct Holder {
+/// Who has a key, and asks the API with it.
+pub(crate) struct Holder {
     http: Client,
     url: String,
-    key: String,
+    pub(crate) key: String,
 }
 
 impl Holder {
-    fn new(url: &str, key: &str) -> Self {
+    pub(crate) fn new(url: &str, key: &str) -> Self {
         tollgate_outbound::install_crypto_provider();
         let http = Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
         Self { http, url: url.to_owned(), key: key.to_owned() }
     }
 
-    fn of(app: &TestApp) -> Self {
+    pub(crate) fn of(app: &TestApp) -> Self {
         Self::new(&app.api.url(), &app.key)
     }
 
     /// The same, with another key.
-    fn with(&self, key: &str) -> Self {
+    pub(crate) fn with(&self, key: &str) -> Self {
         Self { key: key.to_owned(), http: self.http.clone(), url: self.url.clone() }
     }
 
-    async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Response {
+    pub(crate) async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Response {
         let mut request = self.http.request(method, format!("{}{path}", self.url));
         if !self.key.is_empty() {
             request = request.bearer_auth(&self.key);
@@ -50,11 +59,11 @@ impl Holder {
         request.send().await.unwrap()
     }
 
-    async fn status(&self, method: Method, path: &str) -> u16 {
+    pub(crate) async fn status(&self, method: Method, path: &str) -> u16 {
         self.send(method, path, None).await.status().as_u16()
     }
 
-    async fn create(&self, scopes: &[&str]) -> (u16, Value) {
+    pub(crate) async fn create(&self, scopes: &[&str]) -> (u16, Value) {
         let reply =
             self.send(Method::POST, "/v1/api-keys", Some(json!({"scopes": scopes, "name": "new"}))).await;
         (reply.status().as_u16(), reply.json().await.unwrap())

@@ -119,6 +119,8 @@ async fn every_command_explains_itself() {
         "account list",
         "account reconcile",
         "api",
+        "audit",
+        "audit list",
         "demo",
         "dev",
         "dlq",
@@ -143,6 +145,7 @@ async fn every_command_explains_itself() {
         "key create",
         "key list",
         "key revoke",
+        "key rotate",
         "lane",
         "lane set",
         "lane show",
@@ -181,6 +184,15 @@ async fn what_cannot_work_is_misuse_and_says_what_would() {
         (
             "key create --account 01900000-0000-7000-8000-000000000000 --scopes jobs:fly",
             "jobs:write, jobs:read",
+        ),
+        (
+            "key create --account 01900000-0000-7000-8000-000000000000 --scopes jobs:read --rate-limit 0,1m",
+            "such as 600,1m",
+        ),
+        (
+            "key rotate --account 01900000-0000-7000-8000-000000000000 --key 01900000-0000-7000-8000-000000000000 \
+             --overlap soon",
+            "such as 24h or 90d",
         ),
         ("job show 1", "'1'"),
         ("job submit", "--prompt"),

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use tollgate_domain::queue::{self, NewTask};
 use tollgate_domain::{Database, LaneSettings, Role, ids, waker};
 use tollgate_model::account::AccountId;
+use tollgate_model::audit::Actor;
 use tollgate_model::lanes::Plan;
 use tollgate_model::queue::{ClaimedTask, QueueName, QueuePolicy};
 use tollgate_model::retry::RetrySchedule;
@@ -273,7 +274,7 @@ async fn caps_are_reached_and_never_exceeded_by_four_workers() {
     let (capped, free) = (account(0), account(1));
     let queue = Queue::new(Duration::from_millis(20)).await;
     queue.set(capped, 1, Some(3)).await;
-    queue::set_queue(&queue.operator, QUEUE, Some(5)).await.unwrap();
+    queue::set_queue(&queue.operator, QUEUE, Actor::Shell, Some(5)).await.unwrap();
     tokio::join!(queue.start(8), queue.start(8), queue.start(8), queue.start(8));
     tokio::join!(queue.enqueue(capped, 150, None), queue.enqueue(free, 150, None));
     let reached = queue.watch(capped, 3, 5, || queue.starts().len() == 300);

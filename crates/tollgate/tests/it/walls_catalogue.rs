@@ -59,6 +59,7 @@ WITH schemas AS (
     ('queue.queues', 'operator', '*', 'app_operator', 'true', 'true'),
     ('queue.lanes', 'operator', '*', 'app_operator', 'true', 'true'),
     ('queue.lane_counts', 'operator', '*', 'app_operator', 'true', 'true'),
+    ('queue.audit_log', 'operator', '*', 'app_operator', 'true', 'true'),
     ('queue.queues', 'api', '*', 'app_api', 'true', 'true'),
     -- What is known of the providers is no account's either.
     ('guard.classes', 'worker', '*', 'app_worker', 'true', 'true'),
@@ -102,8 +103,8 @@ const RULES: &[(&str, &str)] = &[
     ("account_id is not a uuid NOT NULL", "SELECT name FROM tenant WHERE account_ok IS NOT TRUE"),
     (
         "no account_id, and not on the list",
-        "SELECT name FROM tables WHERE account IS NULL AND name NOT IN ('queue.workers', 'queue.queues')
-             AND schema NOT IN ('guard', 'billing')",
+        "SELECT name FROM tables WHERE account IS NULL
+             AND name NOT IN ('queue.workers', 'queue.queues', 'queue.audit_log') AND schema NOT IN ('guard', 'billing')",
     ),
     (
         "no primary key",
@@ -214,6 +215,12 @@ const RULES: &[(&str, &str)] = &[
                                           OR has_table_privilege(r.oid, 'app.credits_ledger', 'DELETE')",
     ),
     (
+        "may rewrite the audit log",
+        "SELECT rolname FROM runtime r WHERE EXISTS (
+             SELECT FROM (VALUES ('app.audit_log'), ('queue.audit_log')) AS log (name)
+             WHERE has_any_column_privilege(r.oid, log.name, 'UPDATE') OR has_table_privilege(r.oid, log.name, 'DELETE'))",
+    ),
+    (
         "granted to PUBLIC",
         "SELECT name FROM (
              SELECT schema AS name, schema, nspacl AS acl FROM schemas JOIN pg_namespace USING (oid)
@@ -228,10 +235,10 @@ const RULES: &[(&str, &str)] = &[
 
 /// Some of what must be found: a checker that looks in the wrong place would find nothing wrong.
 #[rustfmt::skip]
-const KNOWN: [&str; 25] = [
+const KNOWN: [&str; 26] = [
     "accounts", "users", "api_keys", "jobs", "job_events", "credits_ledger", "webhook_endpoints", "webhook_deliveries",
     "stripe_customers", "stripe_events", "usage_rollups_daily", "idempotency_keys", "tasks", "dead_letters",
-    "lanes", "lane_counts", "images", "image_data", "job_images", "image_audit",
+    "lanes", "lane_counts", "images", "image_data", "job_images", "image_audit", "audit_log",
     "stripe_grants", "stripe_payments", "stripe_reversals",
     "rate_windows", "ledger_sums",
 ];
@@ -412,6 +419,9 @@ RESET ROLE; DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO app_api',
 GRANT UPDATE (note) ON app.credits_ledger TO app_operator; GRANT DELETE ON app.credits_ledger TO app_worker
 => app_operator: may rewrite the ledger
 => app_worker: may rewrite the ledger
+GRANT UPDATE (detail) ON app.audit_log TO app_api; GRANT DELETE ON queue.audit_log TO app_operator
+=> app_api: may rewrite the audit log
+=> app_operator: may rewrite the audit log
 GRANT USAGE ON SCHEMA app TO PUBLIC
 => app: granted to PUBLIC
 GRANT SELECT (id) ON app.extra TO PUBLIC

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tollgate_domain::ids::new_id;
 use tollgate_domain::{Database, LaneSettings, Role, queue};
 use tollgate_model::account::AccountId;
+use tollgate_model::audit::Actor;
 use tollgate_model::queue::QueueName;
 use tollgate_model::submission::Submission;
 use tollgate_outbound::{ApiError, TollgateClient};
@@ -90,7 +91,7 @@ async fn open_accounts(app: &TestApp) -> Vec<Account> {
         let clients = (0..submitters).map(|_| app.client_with(&key)).collect();
         accounts.push(Account { id, cap, clients });
     }
-    queue::set_queue(&operator, QUEUE, Some(QUEUE_CAP)).await.unwrap();
+    queue::set_queue(&operator, QUEUE, Actor::Shell, Some(QUEUE_CAP)).await.unwrap();
     accounts
 }
 

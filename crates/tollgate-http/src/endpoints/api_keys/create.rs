@@ -1,17 +1,20 @@
 //! `POST /v1/api-keys`
 
-use axum::Json;
 use axum::extract::State;
-use http::StatusCode;
+use chrono::{DateTime, Utc};
+use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
-use tollgate_domain::keys;
-use tollgate_model::key::{KeyInfo, Scope};
+use tollgate_domain::Answer;
+use tollgate_domain::keys::{self, Answering, Expiry};
+use tollgate_model::audit::Actor;
+use tollgate_model::key::{ApiKey, KeyInfo, Scope};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::answer::Answered;
 use crate::api::App;
-use crate::extract::{Caller, JsonBody, KeysWrite, require};
-use crate::problem::{ForBody, ForCaller, Problem, Unfinished};
+use crate::extract::{AskedWith, Caller, KeysWrite, require};
+use crate::problem::{ForBody, ForCaller, ForOnce, Problem, Unfinished};
 
 /// The key to make.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -23,6 +26,13 @@ pub(crate) struct NewKey {
     name: Option<String>,
     /// What it may do: at least one scope, and none that the calling key lacks.
     scopes: Vec<Scope>,
+    /// When it stops working by itself; if it is left out, it does not.
+    #[serde(default)]
+    expires_at: Option<DateTime<Utc>>,
+    /// What it may spend in a day (UTC), in credits; if it is left out, whatever the account has.
+    #[serde(default)]
+    #[schema(minimum = 0)]
+    daily_credit_limit: Option<i64>,
 }
 
 /// A key that was made.
@@ -37,6 +47,12 @@ pub(crate) struct CreatedKey {
     info: KeyInfo,
 }
 
+impl CreatedKey {
+    pub(super) fn shown(info: &KeyInfo, key: &ApiKey) -> tollgate_domain::Result<Answer> {
+        Answer::new(201, &Self { key_id: info.id, key: key.expose().to_owned(), info: info.clone() })
+    }
+}
+
 /// Creates a key
 ///
 /// A key cannot hand on a scope that it lacks itself.
@@ -46,22 +62,32 @@ pub(crate) struct CreatedKey {
     operation_id = "createKey",
     tag = "api-keys",
     security(("api_key" = ["keys:write"])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "What you call this request: at most 255 characters.")),
     request_body = NewKey,
     responses(
         (status = 201, description = "The key. It cannot be shown again.", body = CreatedKey),
-        ForCaller, ForBody, Unfinished,
+        ForCaller, ForBody, ForOnce, Unfinished,
     )
 )]
 pub(crate) async fn create(
     State(app): State<App>,
     caller: Caller<KeysWrite>,
-    JsonBody(new): JsonBody<NewKey>,
-) -> Result<(StatusCode, Json<CreatedKey>), Problem> {
+    AskedWith { body: new, once }: AskedWith<NewKey>,
+) -> Result<Answered, Problem> {
     for &scope in &new.scopes {
         require(&caller.scopes, scope)?;
     }
-    let name = new.name.unwrap_or_default();
-    let (info, key) = keys::create(&app.db, caller.account, &name, &new.scopes).await?;
-    let created = CreatedKey { key_id: info.id, key: key.expose().to_owned(), info };
-    Ok((StatusCode::CREATED, Json(created)))
+    let key = keys::NewKey {
+        name: new.name.as_deref().unwrap_or_default(),
+        scopes: &new.scopes,
+        expires: new.expires_at.map(Expiry::At),
+        // An operator's alone to set: nobody lifts his own.
+        rate_limit: None,
+        daily_credit_limit: new.daily_credit_limit,
+    };
+    let presented = caller.presented.expose_secret();
+    let answering = Answering { once: once.as_ref(), presented, answer: CreatedKey::shown };
+    let actor = Actor::Key(caller.key);
+    let answer = keys::create_for(&app.db, caller.account, actor, app.key_hashing, key, answering).await?;
+    Ok(Answered(answer))
 }

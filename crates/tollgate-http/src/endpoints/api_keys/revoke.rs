@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use tollgate_domain::keys;
+use tollgate_model::audit::Actor;
 use tollgate_model::key::KeyInfo;
 
 use crate::api::App;
@@ -27,5 +28,5 @@ pub(crate) async fn revoke(
     caller: Caller<KeysWrite>,
     id: Id<KeyInfo>,
 ) -> Result<Json<KeyInfo>, Problem> {
-    Ok(Json(keys::revoke(&app.db, caller.account, id.0).await?))
+    Ok(Json(keys::revoke(&app.db, caller.account, Actor::Key(caller.key), id.0).await?))
 }

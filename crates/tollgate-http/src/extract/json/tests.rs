@@ -12,7 +12,7 @@ use tollgate_model::submission::Submission;
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::router::layered;
+use crate::router::{Edge, layered};
 
 const LIMIT: usize = 1000;
 
@@ -22,7 +22,8 @@ async fn echo(JsonBody(submission): JsonBody<Submission>) -> axum::Json<Submissi
 
 async fn send(request: Request<Body>) -> (StatusCode, Value) {
     let router = Router::new().route("/", post(echo));
-    let router = layered(router, Duration::from_secs(5)).with_state(BodyLimit(LIMIT));
+    let router = layered(router, Edge { request_timeout: Duration::from_secs(5), ..Edge::default() })
+        .with_state(BodyLimit(LIMIT));
     let response: Response = router.oneshot(request).await.unwrap();
     let status = response.status();
     let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();

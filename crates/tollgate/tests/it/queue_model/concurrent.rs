@@ -15,6 +15,7 @@ use tollgate_domain::queue::{self, Enqueuer, NewTask};
 use tollgate_domain::sweep::{self, Rounds};
 use tollgate_domain::{Database, LaneSettings, Role, ids, workers};
 use tollgate_model::account::AccountId;
+use tollgate_model::audit::Actor;
 use tollgate_model::lanes::{Lanes, Taken};
 use tollgate_model::queue::Lease;
 use tollgate_store as store;
@@ -182,7 +183,13 @@ impl Party {
             _ => Some(i32::try_from(self.below(12)).unwrap()),
         };
         if self.below(3) == 0 {
-            return queue::set_queue(&self.shared.operator, QUEUE, max_running.map(|max| max * 3)).await;
+            return queue::set_queue(
+                &self.shared.operator,
+                QUEUE,
+                Actor::Shell,
+                max_running.map(|max| max * 3),
+            )
+            .await;
         }
         let settings = LaneSettings { weight: u16::try_from(1 + self.below(4)).unwrap(), max_running };
         let of = account(self.below(ACCOUNTS));
@@ -231,7 +238,7 @@ impl Party {
             let settings = LaneSettings { weight: 1, max_running: None };
             queue::set_lane(&self.shared.operator, QUEUE, account(nr), settings).await?;
         }
-        queue::set_queue(&self.shared.operator, QUEUE, None).await?;
+        queue::set_queue(&self.shared.operator, QUEUE, Actor::Shell, None).await?;
         self.leave().await?;
         sweep::sweep(&self.shared.worker, &mut Rounds::default()).await?;
         // Nothing has gone to sleep that should not: from here on no sweep looks after it.

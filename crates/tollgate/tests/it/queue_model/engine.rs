@@ -9,6 +9,7 @@ use tollgate_domain::queue::{self, NewTask};
 use tollgate_domain::sweep::{self, Rounds};
 use tollgate_domain::{Database, LaneSettings, Role, ids, workers};
 use tollgate_model::account::AccountId;
+use tollgate_model::audit::Actor;
 use tollgate_model::job::JobError;
 use tollgate_model::lanes::{Lanes, Taken};
 use tollgate_model::queue::{ClaimedTask, Lease, QueueName};
@@ -280,7 +281,7 @@ impl Engine {
                 Ok(())
             }
             Op::SetQueue { cap } => {
-                queue::set_queue(&self.operator, QUEUE, cap).await.map_err(text)?;
+                queue::set_queue(&self.operator, QUEUE, Actor::Shell, cap).await.map_err(text)?;
                 oracle.queue_cap = cap;
                 oracle.settings += 1;
                 Ok(())

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use tokio::time::Instant;
 use tollgate_domain::dead_letters;
+use tollgate_model::audit::Actor;
 use tollgate_model::dead_letter::Purged;
 
 use super::selected::SelectedLetters;
@@ -40,7 +41,8 @@ pub(crate) async fn purge(
     }
     // What a batch has done must be told, so none is begun that might not end in time.
     let until = Instant::now() + app.request_timeout / 2;
-    let sum = dead_letters::purge(&operator.db, &selection, |_| Instant::now() < until).await?;
+    let sum =
+        dead_letters::purge(&operator.db, Actor::AdminToken, &selection, |_| Instant::now() < until).await?;
     tracing::info!(purged = sum.purged, "an operator purged dead letters");
     Ok(Json(sum))
 }

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use tokio::time::Instant;
 use tollgate_domain::dead_letters;
+use tollgate_model::audit::Actor;
 use tollgate_model::dead_letter::Redriven;
 
 use super::selected::SelectedLetters;
@@ -42,7 +43,8 @@ pub(crate) async fn redrive(
     // What a batch has done must be told, so none is begun that might not end in time.
     let until = Instant::now() + app.request_timeout / 2;
     let go_on = |_: &Redriven| Instant::now() < until;
-    let sum = dead_letters::redrive(&operator.db, &operator.ttls, &selection, go_on).await?;
+    let sum =
+        dead_letters::redrive(&operator.db, &operator.ttls, Actor::AdminToken, &selection, go_on).await?;
     tracing::info!(redriven = sum.redriven, skipped = sum.skipped, "an operator redrove dead letters");
     Ok(Json(sum))
 }

@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use tollgate_domain::guard::{self, Order};
+use tollgate_model::audit::Actor;
 use tollgate_model::guard::class::ClassName;
 use utoipa::ToSchema;
 
@@ -71,7 +72,7 @@ pub(crate) async fn order(
         (GuardVerb::Close, Some(_)) => return Err(invalid("`for_ms` means nothing to `close`")),
         (GuardVerb::Pause, None) => return Err(invalid("`for_ms` is required for `pause`")),
     };
-    guard::order(&operator.db, class, order).await?;
+    guard::order(&operator.db, class, Actor::AdminToken, order).await?;
     Ok(Json(asked))
 }
 

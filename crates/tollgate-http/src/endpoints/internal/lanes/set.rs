@@ -4,6 +4,7 @@ use axum::Json;
 use serde::{Deserialize, Deserializer};
 use tollgate_domain::queue::{self, Cap, LaneChange};
 use tollgate_model::account::AccountId;
+use tollgate_model::audit::Actor;
 use tollgate_model::queue::QueueName;
 use utoipa::ToSchema;
 
@@ -56,5 +57,5 @@ pub(crate) async fn set(
         return Err(Problem::invalid("there is nothing to set: give `weight`, `max_running` or both"));
     }
     let change = LaneChange { weight: new.weight, max_running: new.max_running };
-    Ok(Json(queue::change_lane(&operator.db, queue, account, change).await?.into()))
+    Ok(Json(queue::change_lane(&operator.db, queue, account, Actor::AdminToken, change).await?.into()))
 }

@@ -3,6 +3,7 @@
 use axum::Json;
 use serde::{Deserialize, Deserializer, Serialize};
 use tollgate_domain::queue;
+use tollgate_model::audit::Actor;
 use tollgate_model::queue::QueueName;
 use utoipa::ToSchema;
 
@@ -48,6 +49,6 @@ pub(crate) async fn set(
     Named(queue): Named<QueueName>,
     JsonBody(settings): JsonBody<QueueSettings>,
 ) -> Result<Json<QueueSettings>, Problem> {
-    queue::set_queue(&operator.db, queue, settings.max_running).await?;
+    queue::set_queue(&operator.db, queue, Actor::AdminToken, settings.max_running).await?;
     Ok(Json(settings))
 }

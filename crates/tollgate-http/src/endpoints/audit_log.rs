@@ -1,0 +1,3 @@
+//! The account's audit log: list.
+
+pub(crate) mod list;
