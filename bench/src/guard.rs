@@ -15,7 +15,7 @@ use tollgate_model::submission::Submission;
 use tollgate_sim::Behaviour;
 use tollgate_worker::Guard;
 
-use crate::{Result, Stage, machine, resident_mib};
+use crate::{Result, Stage, cpu, machine, resident_mib};
 
 /// Calls in flight at once, for the memory.
 const IN_FLIGHT: u64 = 1000;
@@ -29,7 +29,16 @@ struct Round {
     calling_mib: f64,
 }
 
-pub(crate) async fn main(rounds: u64, calls: u64) -> Result<()> {
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[arg(long, default_value_t = 3)]
+    rounds: u64,
+    /// Calls through the guard, each round.
+    #[arg(long, default_value_t = 200_000)]
+    calls: u64,
+}
+
+pub(crate) async fn main(Args { rounds, calls }: Args) -> Result<()> {
     println!("{}", machine()?);
     println!("{calls} calls through the guard, then {IN_FLIGHT} in flight; {rounds} rounds\n");
     let mut all = Vec::new();
@@ -69,7 +78,7 @@ async fn measure(calls: u64) -> Result<Round> {
         kind: CallKind::Text,
         size: None,
     };
-    let (transactions, cpu) = (transactions(&mut conn).await?, cpu_nanos()?);
+    let (transactions, cpu) = (transactions(&mut conn).await?, cpu::own()?);
     let began = Instant::now();
     for _ in 0..calls {
         guard.admitted().await;
@@ -79,7 +88,7 @@ async fn measure(calls: u64) -> Result<Round> {
         call.ended(Outcome::Success { latency: Duration::from_millis(400) });
     }
     let wall = began.elapsed();
-    let cpu = cpu_nanos()? - cpu;
+    let cpu = cpu::own()? - cpu;
     let transactions = self::transactions(&mut conn).await? - transactions;
     eprintln!("{calls} calls in {wall:?}");
     stop.cancel();
@@ -123,14 +132,4 @@ async fn transactions(conn: &mut PgConnection) -> Result<i64> {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let count = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()";
     Ok(sqlx::query_scalar(count).fetch_one(conn).await?)
-}
-
-/// Processor time of all of this process's threads.
-fn cpu_nanos() -> Result<u64> {
-    let mut sum = 0;
-    for thread in std::fs::read_dir("/proc/self/task")? {
-        let schedule = std::fs::read_to_string(thread?.path().join("schedstat"))?;
-        sum += schedule.split(' ').next().unwrap_or_default().parse::<u64>()?;
-    }
-    Ok(sum)
 }

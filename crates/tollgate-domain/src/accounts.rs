@@ -1,15 +1,12 @@
 //! Accounts: opened and granted credits by the operator.
 
 use tollgate_model::account::{Account, AccountId};
-use tollgate_model::credits::{Balance, EntryReason};
+use tollgate_model::credits::{Balance, EntryReason, MAX_GRANT};
 use tollgate_store as store;
 use tollgate_store::TenantTx;
 
 use crate::ids::new_id;
 use crate::{Database, Error, Result};
-
-/// The most credits one grant may post: far above any price, far below what could overflow a balance.
-pub const MAX_GRANT: i64 = 1_000_000_000_000;
 
 /// Opens an account, with credits to begin with.
 pub async fn create(db: &Database, name: &str, credits: i64) -> Result<AccountId> {

@@ -4,17 +4,21 @@
 //! transaction that stores the job, and so needs no round trip of its own: it begins with what is remembered of the key
 //! ([`Authenticator::recognise`]). Argon2id, which costs tens of milliseconds of CPU, runs once a key and process: what it
 //! verified is remembered by an HMAC of the whole key under a secret that lives and dies with the process, together with the
-//! hash that was verified.
+//! hash that was verified. Only a key that is not remembered can be refused for [wrong ones](crate::attempts) that came before
+//! it.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache;
 use tollgate_model::account::AccountId;
 use tollgate_model::key::{ApiKey, Scope};
+use tollgate_model::rate_limit::{RateLimit, Standing};
 use tollgate_store as store;
 use uuid::Uuid;
 
+use crate::attempts::Attempts;
 use crate::process_secret::ProcessSecret;
 use crate::{Database, Result, hashing};
 
@@ -27,6 +31,8 @@ pub struct Caller {
     pub key: Uuid,
     /// What it may do.
     pub scopes: Vec<Scope>,
+    /// How often, if that was said of this key.
+    pub rate_limit: Option<RateLimit>,
 }
 
 /// Verifies keys. One a process; clones share their memory.
@@ -34,6 +40,9 @@ pub struct Caller {
 pub struct Authenticator {
     secret: ProcessSecret,
     verified: Cache<[u8; 32], Arc<Verified>>,
+    /// Those that are being verified, each once at a time.
+    verifying: Cache<[u8; 32], Arc<tokio::sync::Mutex<()>>>,
+    attempts: Attempts,
 }
 
 /// What is remembered of a key.
@@ -56,18 +65,28 @@ impl Authenticator {
         Ok(Self {
             secret: ProcessSecret::draw()?,
             verified: Cache::builder().max_capacity(100_000).time_to_idle(Duration::from_hours(1)).build(),
+            verifying: Cache::builder().max_capacity(10_000).time_to_idle(Duration::from_mins(1)).build(),
+            attempts: Attempts::new(),
         })
     }
 
-    /// The holder of the key; `None`: it is no key, or it is revoked, or has expired.
-    pub async fn authenticate(&self, db: &Database, presented: &str) -> Result<Option<Caller>> {
+    /// The holder of the key; `None`: it is no key, or it is revoked, or has expired. `from`: who shows it; where that is not
+    /// known, all are one.
+    pub async fn authenticate(
+        &self,
+        db: &Database,
+        presented: &str,
+        from: Option<IpAddr>,
+    ) -> Result<Option<Caller>> {
         let Some(key) = ApiKey::parse(presented) else { return Ok(None) };
         let fingerprint = self.fingerprint(presented);
         for candidate in store::find_key(db.pool(), key.prefix()).await? {
-            let store::KeyCandidate { account, key_id, secret_hash: hash, scopes, .. } = candidate;
-            if self.matches(&key, fingerprint, &hash).await? {
-                let caller = Caller { account, key: key_id, scopes };
-                self.verified.insert(fingerprint, Arc::new(Verified { hash, caller: caller.clone() }));
+            let store::KeyCandidate { account, key_id, secret_hash: hash, scopes, rate_limit } = candidate;
+            let rate_limit = own_rate_limit(key_id, rate_limit.as_deref());
+            let caller = Caller { account, key: key_id, scopes, rate_limit };
+            let known = Arc::new(Verified { hash, caller: caller.clone() });
+            if self.matches(&key, fingerprint, &known, from).await? {
+                self.verified.insert(fingerprint, known);
                 return Ok(Some(caller));
             }
         }
@@ -86,18 +105,53 @@ impl Authenticator {
         self.verified.invalidate(&self.fingerprint(presented));
     }
 
+    /// How many wrong keys may still come from there.
+    pub fn attempts_left(&self, from: Option<IpAddr>) -> Standing {
+        self.attempts.standing(from.unwrap_or(NOWHERE))
+    }
+
     fn fingerprint(&self, presented: &str) -> [u8; 32] {
         self.secret.tag(presented.as_bytes())
     }
 
-    async fn matches(&self, key: &ApiKey, fingerprint: [u8; 32], hash: &str) -> Result<bool> {
-        let known = {
-            let (verified, hash) = (self.verified.clone(), hash.to_owned());
-            move || verified.get(&fingerprint).is_some_and(|known| known.hash == hash)
-        };
-        if known() {
+    fn is_verified(&self, fingerprint: &[u8; 32], hash: &str) -> bool {
+        self.verified.get(fingerprint).is_some_and(|known| known.hash == hash)
+    }
+
+    async fn matches(
+        &self,
+        key: &ApiKey,
+        fingerprint: [u8; 32],
+        candidate: &Arc<Verified>,
+        from: Option<IpAddr>,
+    ) -> Result<bool> {
+        let hash = &candidate.hash;
+        if self.is_verified(&fingerprint, hash) {
             return Ok(true);
         }
-        hashing::verify(key, hash, known).await
+        // Where many come with one key that is not known yet, the first finds out for all.
+        let turn = self.verifying.get_with(fingerprint, Arc::default);
+        let _turn = turn.lock().await;
+        if self.is_verified(&fingerprint, hash) {
+            return Ok(true);
+        }
+        let attempt = self.attempts.begin(from.unwrap_or(NOWHERE), key.prefix())?;
+        let matches = hashing::verify(key, hash).await?;
+        if matches {
+            attempt.succeeded();
+            self.verified.insert(fingerprint, candidate.clone());
+        }
+        Ok(matches)
     }
+}
+
+const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+/// A limit that cannot be read is none: the usual one holds.
+fn own_rate_limit(key: Uuid, text: Option<&str>) -> Option<RateLimit> {
+    let limit = text?.parse();
+    if let Err(error) = &limit {
+        tracing::warn!(%key, %error, "the rate limit of this key cannot be read; RATE_LIMIT_DEFAULT holds");
+    }
+    limit.ok()
 }

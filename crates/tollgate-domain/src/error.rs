@@ -1,6 +1,8 @@
 //! What can go wrong, in the words of the domain. An edge maps each to its own answer; what the database said stays
 //! in the log.
 
+use std::time::Duration;
+
 use tollgate_model::admission::QueueFull;
 use tollgate_model::job::JobStatus;
 use tollgate_model::submission::InvalidSubmission;
@@ -25,6 +27,12 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// Too many wrong keys came from there: no more are looked at until it has waited.
+    #[error("too many wrong API keys came from your address")]
+    TooManyAttempts {
+        /// For so long.
+        wait: Duration,
+    },
     /// As much waits as may.
     #[error(transparent)]
     QueueFull(QueueFull),
@@ -35,6 +43,12 @@ pub enum Error {
         needed: i64,
         /// What can be spent.
         balance: i64,
+    },
+    /// The API key may spend so much a day, and no more.
+    #[error("this needs {needed} credits, more than is left of what this API key may spend today (UTC)")]
+    DailyLimit {
+        /// What would have been held.
+        needed: i64,
     },
     /// The API key was revoked, or has expired, since it was recognised.
     #[error("the API key is not valid any more")]
@@ -47,6 +61,11 @@ pub enum Error {
     /// The request with this `Idempotency-Key` has not ended yet.
     #[error("a request with this `Idempotency-Key` is under way; ask again, and its answer will be there")]
     IdempotencyInFlight,
+    /// The answer was given before, and holds a secret of who asked then.
+    #[error(
+        "this was done before, and its answer holds a secret that is shown only to the API key that asked for it"
+    )]
+    SealedAnswer,
     /// A final status stays.
     #[error("the job has already {0}; only a queued or running job can be cancelled")]
     AlreadyFinished(JobStatus),
@@ -75,6 +94,11 @@ impl Error {
             Self::IdempotencyInFlight => Self::IdempotencyInFlight,
             other => Self::Internal(other.to_string()),
         }
+    }
+
+    /// Whether there was no answer at all, or nobody to ask.
+    pub(crate) fn is_lost_connection(&self) -> bool {
+        matches!(self, Self::Unavailable(error) if !matches!(error, tollgate_store::Error::Database(_)))
     }
 
     /// Whether the same call may succeed later.

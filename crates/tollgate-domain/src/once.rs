@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use tollgate_model::account::AccountId;
 use tollgate_model::idempotency::Once;
 use tollgate_store as store;
 use tollgate_store::{Claim, SavedAnswer, TenantTx};
+use uuid::Uuid;
 
-use crate::{Error, Result};
+use crate::{Database, Error, Result};
 
 /// How long an answer is kept for its key.
 pub(crate) const KEEP: Duration = Duration::from_hours(24);
@@ -57,4 +59,25 @@ pub(crate) async fn keep(tx: &mut TenantTx, once: Option<&Once>, answer: &Answer
 pub(crate) fn in_flight(error: store::Error) -> Error {
     let waited = matches!(&error, store::Error::Database(error) if error.code().as_deref() == Some("55P03"));
     if waited { Error::IdempotencyInFlight } else { error.into() }
+}
+
+/// Answers one transaction forgets.
+const BATCH: i64 = 1000;
+
+/// Accounts one round looks at.
+const ACCOUNTS: i32 = 200;
+
+/// Forgets answers that have expired; goes on after the account at which it stopped.
+pub async fn forget_expired(db: &Database, after: &mut Option<AccountId>) -> Result<()> {
+    let accounts = store::account_ids(db.pool(), after.unwrap_or(AccountId(Uuid::nil())), ACCOUNTS).await?;
+    for &account in &accounts {
+        while {
+            let mut tx = TenantTx::begin(db.pool(), account).await?;
+            let gone = store::remove_expired_answers(&mut tx, BATCH).await?;
+            tx.commit().await?;
+            i64::try_from(gone) == Ok(BATCH)
+        } {}
+    }
+    *after = accounts.last().copied().filter(|_| i32::try_from(accounts.len()) == Ok(ACCOUNTS));
+    Ok(())
 }

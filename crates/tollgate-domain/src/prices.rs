@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use tollgate_model::pricing::{Expectation, Price, PriceList, Quote};
 use tollgate_model::submission::{AcceptedJob, InvalidSubmission};
 use tollgate_store as store;
+use tollgate_store::{Alone, Tx as _};
 
 use crate::{Database, Error, Result};
 
@@ -71,8 +72,13 @@ pub async fn list(db: &Database) -> Result<Vec<Price>> {
     Ok(store::prices(db.pool()).await?)
 }
 
-/// Sets a price. It cannot be taken back; a later one that is alike holds instead.
-pub async fn set(db: &Database, price: &Price) -> Result<()> {
+/// Sets a price, from now on if it says nothing else: one that held since ever would be older than those it is to replace. It
+/// cannot be taken back; a later one that is alike holds instead.
+pub async fn set(db: &Database, mut price: Price) -> Result<Price> {
+    if price.from.is_none() {
+        price.from = Some(Alone::acquire(db.pool()).await?.now().await?);
+    }
     price.check().map_err(|error| Error::Invalid { field: "price", problem: error.to_string() })?;
-    Ok(store::insert_price(db.pool(), price).await?)
+    store::insert_price(db.pool(), &price).await?;
+    Ok(price)
 }

@@ -4,14 +4,17 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use tollgate_model::account::AccountId;
+use tollgate_model::generation::Decision;
+use tollgate_model::job::JobError;
 use tollgate_model::lanes::{ListedLane, Plan};
-use tollgate_model::queue::{ClaimedTask, Lease, QueueCounts, QueueName, QueueState};
+use tollgate_model::queue::{ClaimedTask, Lease, QueueCounts, QueueName, QueuePolicy, QueueState};
+use tollgate_model::retry::{AfterFailure, after_failure};
 use tollgate_store as store;
-use tollgate_store::{Alone, IdleSign, LaneSettings, SystemTx};
+use tollgate_store::{Alone, IdleSign, LaneSettings, SystemTx, Tx as _};
 use uuid::Uuid;
 
 use crate::waker::wake_workers;
-use crate::{Database, Error, Result, accounts};
+use crate::{Database, Error, Result, accounts, dead_letters};
 
 pub use tollgate_store::NewTask;
 
@@ -144,6 +147,34 @@ pub(crate) async fn take(
 pub async fn finish_all(db: &Database, leases: &[Lease]) -> Result<Vec<i64>> {
     let mut alone = Alone::acquire(db.pool()).await?;
     Ok(store::finish_all(&mut alone, leases).await?)
+}
+
+/// Ends a failed attempt of a task that stands for nothing with a status of its own: schedules the next one, or puts it into
+/// the dead letters. `jitter` is a random number in 0..1. `None`: the lease was lost.
+pub async fn fail(
+    db: &Database,
+    policy: &QueuePolicy,
+    task: &ClaimedTask,
+    error: &JobError,
+    jitter: f64,
+) -> Result<Option<AfterFailure>> {
+    let lease = task.lease;
+    let mut tx = SystemTx::begin(db.pool()).await?;
+    let now = tx.now().await?;
+    let (attempt, most) = (task.attempt, task.max_attempts);
+    let next = after_failure(&policy.retry, Decision::Retry, attempt, most, now, task.expires_at, jitter);
+    let held = match next {
+        AfterFailure::RetryAt(at) => store::retry_at(&mut tx, lease, at, error).await?,
+        AfterFailure::GiveUp => store::bury(&mut tx, lease, error).await?,
+    };
+    if !held {
+        return Ok(None);
+    }
+    tx.commit().await?;
+    if next == AfterFailure::GiveUp {
+        dead_letters::died(policy.name, lease.account, lease.task, &error.code);
+    }
+    Ok(Some(next))
 }
 
 /// Puts lanes to sleep that have no ready task. Returns those that sleep now.

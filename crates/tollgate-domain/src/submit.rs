@@ -1,8 +1,8 @@
 //! Submit: key, hold, job, first event, task and answer in one commit. After it the job cannot be lost; before it nothing
 //! exists.
 //!
-//! An account's balance is one row, on which its submissions must take turns. So those that come while one is under way
-//! wait here, and go together in the next: one statement, one lock, one commit for all of them.
+//! Those that come while others are under way wait here, and go together: one statement and one commit for all of them. An
+//! account's balance is one row, on which its submissions would take turns, and a commit costs more than a submission.
 
 mod batches;
 
@@ -65,10 +65,19 @@ impl Entrance {
         answer.location = Some(location.clone());
         let job_type = job.job_type.clone();
         let hold = quote.estimate;
-        let new =
-            NewJob { id, key, entry: new_id(), job, quote, once, response: answer.body.clone(), location };
+        let new = NewJob {
+            account,
+            id,
+            key,
+            entry: new_id(),
+            job,
+            quote,
+            once,
+            response: answer.body.clone(),
+            location,
+        };
         let line = new.line();
-        match self.batches.submit(account, new).await? {
+        match self.batches.submit(new).await? {
             Submitted::Accepted => {
                 place.taken();
                 self.wakers.wake(line);
@@ -82,6 +91,7 @@ impl Entrance {
             Submitted::InFlight => Err(Error::IdempotencyInFlight),
             Submitted::Unauthorized => Err(Error::KeyGone),
             Submitted::Full => Err(self.admission.account_is_full()),
+            Submitted::Capped => Err(Error::DailyLimit { needed: hold }),
             Submitted::Short { balance } => Err(Error::InsufficientCredits { needed: hold, balance }),
         }
     }

@@ -54,8 +54,8 @@ pub async fn sweep(db: &Database, rounds: &mut Rounds) -> Result<Swept> {
     find_orphans(db, &mut swept).await?;
     find_lost_wakeups(db, rounds, &mut swept).await?;
     if swept.requeued > 0 || swept.lost_wakeups > 0 {
-        for line in QueueName::GENERATION {
-            wake_workers(db, line).await;
+        for queue in QueueName::ALL {
+            wake_workers(db, queue).await;
         }
     }
     Ok(swept)

@@ -8,12 +8,14 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tollgate_domain::auth::Authenticator;
+use tollgate_domain::rate_limits::RateLimits;
 use tollgate_domain::status::{Guards, Totals};
 use tollgate_domain::submit::Entrance;
 use tollgate_domain::{AdminToken, Database};
 use tollgate_model::guard::class::GuardConfig;
 use tollgate_model::job::Job;
 use tollgate_model::queue::TimesToLive;
+use tollgate_model::stripe::signature::SigningSecrets;
 use tollgate_outbound::ImageStore;
 
 use crate::extract::BodyLimit;
@@ -26,6 +28,8 @@ pub struct Api {
     pub db: Database,
     /// Verifies keys.
     pub auth: Authenticator,
+    /// Counts requests.
+    pub rate_limits: RateLimits,
     /// What submissions go through.
     pub entrance: Arc<Entrance>,
     /// Whether anybody may see how much the platform has to do.
@@ -47,6 +51,8 @@ pub struct Api {
     /// What the path of an image is put behind, so that it can be shown elsewhere, such as `https://ai.example.com`;
     /// empty: it stays a path.
     pub public_base: String,
+    /// What Stripe's webhook needs; `None`: it is off.
+    pub stripe: Option<StripeInbox>,
     /// What `/metrics` shows.
     pub metrics: PrometheusHandle,
     /// The token that [`crate::serve()`] is given: event streams end when it is cancelled.
@@ -62,6 +68,17 @@ pub struct Operators {
     pub token: AdminToken,
     /// How long a redriven task may take.
     pub ttls: TimesToLive,
+}
+
+/// What Stripe's webhook needs.
+#[derive(Debug, Clone)]
+pub struct StripeInbox {
+    /// What events are signed with.
+    pub secrets: SigningSecrets,
+    /// How old a signature may be.
+    pub tolerance: Duration,
+    /// How long an event may take to be entered.
+    pub ttl: Duration,
 }
 
 /// The router's state: [`Api`], and what the router itself keeps.

@@ -14,7 +14,7 @@ mod strict;
 pub(crate) use caller::{
     BillingRead, Caller, JobsRead, JobsWrite, KeysWrite, Recognised, X_API_KEY, no_key, require, unknown,
 };
-pub(crate) use json::{BodyLimit, JsonBody};
+pub(crate) use json::{BodyLimit, JsonBody, read};
 pub(crate) use once::{Asked, AskedWith};
 pub(crate) use operator::Operator;
 pub(crate) use path::{Id, Named};

@@ -10,6 +10,7 @@
 mod answer;
 mod api;
 mod available;
+mod client;
 mod clock;
 mod endpoints;
 mod etag;
@@ -18,13 +19,14 @@ mod observe;
 mod openapi;
 mod page;
 pub mod problem;
+mod rate_limits;
 mod request_id;
 mod router;
 mod serve;
 mod streams;
 mod table;
 
-pub use api::{Api, Operators};
+pub use api::{Api, Operators, StripeInbox};
 pub use openapi::openapi_json;
 pub use router::{api_router, ops_router};
 pub use serve::serve;

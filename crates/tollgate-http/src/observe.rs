@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tracing::{Instrument as _, Span, field};
 
 use crate::problem::Problem;
+use crate::rate_limits::Shown;
 use crate::request_id::{RequestId, X_REQUEST_ID};
 
 /// A refused body of this size at most has arrived with its head, so the connection can go on after it.
@@ -37,7 +38,15 @@ pub(crate) fn describe_metrics() {
         "tollgate_submissions_refused_total",
         "Submissions refused because as much waits as may."
     );
+    metrics::describe_counter!("tollgate_rate_limited_total", "Requests refused by the limit of their key.");
+    metrics::describe_counter!(
+        "tollgate_abuse_limited_total",
+        "API keys that were not looked at, because too many wrong ones came before."
+    );
     metrics::describe_counter!("tollgate_dead_letters_total", "Tasks given up, by queue and reason.");
+    metrics::describe_counter!("tollgate_stripe_events_total", "Events of Stripe's: new, known, refused.");
+    metrics::describe_counter!("tollgate_credits_granted_total", "Credits granted, by source.");
+    metrics::describe_counter!("tollgate_credits_taken_back_total", "Credits taken back, by source.");
     metrics::describe_gauge!("tollgate_database_connections", "Database connections, open and in use.");
 }
 
@@ -49,7 +58,9 @@ pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
         ["/v1/", "/api/", "/internal/"].iter().any(|prefix| request.uri().path().starts_with(prefix));
     let watch = Watch::begin(&request, &id);
     let span = watch.span.clone();
+    let limits = Shown::default();
     request.extensions_mut().insert(id.clone());
+    request.extensions_mut().insert(limits.clone());
 
     let mut response = next.run(request).instrument(span).await;
 
@@ -59,6 +70,7 @@ pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
     let response_succeeded = response.status().is_success();
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, id.header());
+    limits.write(headers);
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if may_be_unread && !response_succeeded {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));

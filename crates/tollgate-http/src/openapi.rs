@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::PathItem;
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{Object, OpenApi, RefOr, Type};
 use utoipa::{Modify, OpenApi as _};
 
@@ -19,7 +19,11 @@ use crate::router;
             is there.\n\nRequests carry an API key, as `Authorization: Bearer sk_live_…` or as `X-API-Key`; the scope \
             an operation needs stands in its `security`. Bodies are JSON, and unknown fields are refused. Whatever \
             goes wrong is answered as `application/problem+json` with a stable `code`. Every answer has an \
-            `X-Request-Id`; a request may bring its own (up to 64 of `A-Z a-z 0-9 . _ -`).",
+            `X-Request-Id`; a request may bring its own (up to 64 of `A-Z a-z 0-9 . _ -`).\n\nEach key may make so many \
+            requests of each operation in a window of time, which begins with the first of them. Every answer to a key \
+            says how many are left, and for how many seconds the window lasts, in `RateLimit-Limit`, \
+            `RateLimit-Remaining` and `RateLimit-Reset`, and in the IETF draft's `RateLimit-Policy` and `RateLimit`; \
+            one more is answered `429 rate_limited` with `Retry-After`.",
         version = env!("CARGO_PKG_VERSION"),
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
@@ -30,6 +34,7 @@ use crate::router;
         (name = "api-keys", description = "The account's API keys."),
         (name = "quota", description = "How much there is to do, for status indicators."),
         (name = "operators", description = "Dead letters, queues and lanes, over all accounts. For the operators' token alone."),
+        (name = "stripe", description = "Where Stripe's events come in. For Stripe alone: its signature is its authorisation."),
         (name = "operation", description = "For those who run the platform. No key needed."),
     ),
     components(schemas(ProblemDocument, Code)),
@@ -50,6 +55,9 @@ impl Modify for Keys {
         operators.description =
             Some("The installation's own token, `TOLLGATE_ADMIN_TOKEN`; no tenant has it.".into());
         components.add_security_scheme("admin_token", SecurityScheme::Http(operators));
+        let description = "Over the body's bytes, by the endpoint's secret, `STRIPE_WEBHOOK_SECRET`.";
+        let signature = ApiKeyValue::with_description("Stripe-Signature", description);
+        components.add_security_scheme("stripe_signature", SecurityScheme::ApiKey(ApiKey::Header(signature)));
     }
 }
 

@@ -8,6 +8,7 @@ mod docs;
 mod domain;
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -20,6 +21,7 @@ pub(crate) use docs::{
     ForBody, ForCaller, ForId, ForOnce, ForOperator, ForQuery, Responses, Unfinished, document,
 };
 
+use crate::rate_limits::whole_seconds;
 use crate::request_id::RequestId;
 
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -29,7 +31,7 @@ const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 pub struct Problem {
     code: Code,
     detail: String,
-    retry_after: Option<u32>,
+    retry_after: Option<RangeInclusive<u32>>,
     cause: Option<String>,
 }
 
@@ -83,7 +85,16 @@ impl Problem {
     /// Asks the client to wait that many seconds.
     #[must_use]
     pub(crate) fn retry_after(mut self, seconds: u32) -> Self {
-        self.retry_after = Some(seconds);
+        self.retry_after = Some(seconds..=seconds);
+        self
+    }
+
+    /// Asks the client to wait that long, or a little longer, so that not all come back at once. Official SDKs take no
+    /// notice of more than a minute.
+    #[must_use]
+    pub(crate) fn retry_after_about(mut self, wait: Duration) -> Self {
+        let least = u32::try_from(whole_seconds(wait)).unwrap_or(MOST_SECONDS).clamp(1, MOST_SECONDS);
+        self.retry_after = Some(least..=(least + least / 10 + 1).min(MOST_SECONDS));
         self
     }
 
@@ -117,12 +128,14 @@ impl Problem {
             // The official SDKs of the providers try a 409 again by themselves.
             headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
         }
-        let wait = self.retry_after.or_else(|| usual_wait(code).map(|range| spread(request_id, range)));
-        if let Some(seconds) = wait {
-            headers.insert(RETRY_AFTER, seconds.into());
+        if let Some(range) = self.retry_after.or_else(|| usual_wait(code)) {
+            headers.insert(RETRY_AFTER, spread(request_id, range).into());
         }
     }
 }
+
+/// What is ever asked of a client.
+const MOST_SECONDS: u32 = 60;
 
 /// How many seconds to wait for what passes by itself: a database comes back soon, a long queue takes its time.
 fn usual_wait(code: Code) -> Option<RangeInclusive<u32>> {
@@ -199,5 +212,10 @@ mod tests {
         }
         let (response, _) = written(Problem::new(Code::RateLimited, "slow").retry_after(7)).await;
         assert_eq!(response.headers()[RETRY_AFTER], "7");
+        for (millis, range) in [(1, 1..=2), (42_100, 43..=48), (59_500, 60..=60), (3_600_000, 60..=60)] {
+            let problem =
+                Problem::new(Code::RateLimited, "").retry_after_about(Duration::from_millis(millis));
+            assert_eq!(problem.retry_after, Some(range));
+        }
     }
 }

@@ -17,7 +17,7 @@ use utoipa_axum::routes;
 
 use crate::api::{Api, App, Ops};
 use crate::available::available;
-use crate::endpoints::internal::{dlq, guard, lanes, queues};
+use crate::endpoints::internal::{dlq, guard, lanes, queues, stripe};
 use crate::endpoints::{ai, api_keys, assets, credits, images, jobs, ops};
 use crate::extract::X_API_KEY;
 use crate::observe;
@@ -46,6 +46,7 @@ fn tenants_table() -> OpenApiRouter<App> {
         .row("POST /v1/api-keys", routes!(api_keys::create::create))
         .row("DELETE /v1/api-keys/{id}", routes!(api_keys::revoke::revoke))
         .row("GET /api/ai/status", routes!(ai::status::status))
+        .row("POST /internal/stripe/webhook", routes!(stripe::webhook::webhook))
         .merge(operators_table())
 }
 

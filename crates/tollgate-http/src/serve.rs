@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -18,7 +18,9 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::Layer as _;
 
+use crate::client::ClientAddress;
 use stall::Unstalled;
 
 /// Connections at once; more wait in the kernel's queue.
@@ -42,12 +44,12 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
             () = shutdown.cancelled() => break,
             accepted = accept(&listener, &places) => accepted,
         };
-        let Some((stream, place)) = accepted else { continue };
+        let Some((stream, client, place)) = accepted else { continue };
         let (router, shutdown, give_up) = (router.clone(), shutdown.clone(), give_up.clone());
         tracker.spawn(async move {
             let gauge = metrics::gauge!("tollgate_http_connections");
             gauge.increment(1.0);
-            connection(stream, router, shutdown, give_up).await;
+            connection(stream, client, router, shutdown, give_up).await;
             gauge.decrement(1.0);
             drop(place);
         });
@@ -67,10 +69,13 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
 type Place = tokio::sync::OwnedSemaphorePermit;
 
 /// The next connection, once there is a place for it.
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<(TcpStream, Place)> {
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> Option<(TcpStream, ClientAddress, Place)> {
     let place = places.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => Some((stream, place)),
+        Ok((stream, peer)) => Some((stream, ClientAddress(peer.ip()), place)),
         Err(error) => {
             // The client went away before it was accepted; or there are no file descriptors left, and trying again
             // at once would spin until there are.
@@ -86,6 +91,7 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<(TcpS
 /// One connection, from its first request to its last.
 async fn connection(
     stream: TcpStream,
+    client: ClientAddress,
     router: Router,
     shutdown: CancellationToken,
     give_up: CancellationToken,
@@ -97,7 +103,7 @@ async fn connection(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(io, TowerToHyperService::new(router));
+        .serve_connection(io, TowerToHyperService::new(Extension(client).layer(router)));
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

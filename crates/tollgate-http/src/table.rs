@@ -4,18 +4,21 @@
 //! as well. A row that disagrees with its endpoint panics when the router is built, which every start and every test
 //! of it does.
 
+use axum::Extension;
 use http::Method;
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
+use crate::rate_limits::Group;
+
 pub(crate) trait Table<S> {
-    /// One row: `METHOD /path`, and the endpoint.
+    /// One row: `METHOD /path`, and the endpoint. Its requests are counted together.
     #[must_use]
-    fn row(self, row: &str, endpoint: UtoipaMethodRouter<S>) -> Self;
+    fn row(self, row: &'static str, endpoint: UtoipaMethodRouter<S>) -> Self;
 }
 
 impl<S: Send + Sync + Clone + 'static> Table<S> for OpenApiRouter<S> {
-    fn row(self, row: &str, endpoint: UtoipaMethodRouter<S>) -> Self {
+    fn row(self, row: &'static str, endpoint: UtoipaMethodRouter<S>) -> Self {
         let paths = endpoint.1.paths.iter();
         let documented: Vec<_> = paths
             .flat_map(|(path, item)| {
@@ -23,7 +26,8 @@ impl<S: Send + Sync + Clone + 'static> Table<S> for OpenApiRouter<S> {
             })
             .collect();
         assert_eq!(documented, [row], "a row of the URL table and its endpoint's documentation differ");
-        self.routes(endpoint)
+        let (schemas, paths, methods) = endpoint;
+        self.routes((schemas, paths, methods.route_layer(Extension(Group(row)))))
     }
 }
 

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+/// The most credits that one grant may post: far above any price, far below what could overflow a balance.
+pub const MAX_GRANT: i64 = 1_000_000_000_000;
+
 /// What an account has, in credits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(examples(json!({"balance": 970, "posted": 1000, "held": 30, "owed": 0})))]

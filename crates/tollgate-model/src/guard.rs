@@ -22,7 +22,7 @@ pub mod class;
 mod open_time;
 pub mod outcome;
 pub mod pause;
-mod period;
+pub(crate) mod period;
 mod probe;
 pub mod ramp;
 pub mod settings;

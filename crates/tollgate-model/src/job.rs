@@ -74,6 +74,10 @@ pub mod codes {
     pub const EXPIRED: &str = "EXPIRED";
     /// Its worker died with the job in hand, time and again.
     pub const WORKER_LOST: &str = "WORKER_LOST";
+    /// An operator has something to do before it can be done.
+    pub const NEEDS_ATTENTION: &str = "NEEDS_ATTENTION";
+    /// The database refused it: a defect of ours.
+    pub const INTERNAL: &str = "INTERNAL";
 }
 
 /// What a finished job brought.

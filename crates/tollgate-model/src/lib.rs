@@ -21,5 +21,7 @@ pub mod lanes;
 pub mod object;
 pub mod pricing;
 pub mod queue;
+pub mod rate_limit;
 pub mod retry;
+pub mod stripe;
 pub mod submission;

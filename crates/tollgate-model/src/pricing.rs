@@ -207,15 +207,16 @@ fn prompt_tokens(request: &GenerationRequest) -> i64 {
         .fold(0, i64::saturating_add)
 }
 
-/// `2026-01-01` is its midnight, UTC.
 fn date_or_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
-    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| parse_time(&text)).transpose().map_err(serde::de::Error::custom)
+}
+
+/// Reads a time, or a date, which is its midnight, UTC.
+pub fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
     let date = || text.parse::<NaiveDate>().map(|date| date.and_time(NaiveTime::MIN).and_utc());
-    let time = text.parse::<DateTime<Utc>>().or_else(|_| date());
-    time.map(Some).map_err(|_| {
-        serde::de::Error::custom(format!(
-            "`{text}` is not a date such as 2026-01-01, or a time such as 2026-01-01T12:00:00Z"
-        ))
+    text.parse::<DateTime<Utc>>().or_else(|_| date()).map_err(|_| {
+        format!("`{text}` is not a date such as 2026-01-01, or a time such as 2026-01-01T12:00:00Z")
     })
 }
 

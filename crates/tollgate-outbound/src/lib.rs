@@ -24,6 +24,7 @@ mod nul;
 mod openai;
 mod provider;
 mod retry_after;
+mod stripe;
 mod tollgate;
 
 #[cfg(test)]
@@ -33,4 +34,5 @@ pub use client::{ClientError, install_crypto_provider};
 pub use image_store::{ImageStore, ImageStoreError, ImageStoreKind, S3Config};
 pub use openai::{NAME as OPENAI, OpenAi, OpenAiConfig};
 pub use provider::Provider;
+pub use stripe::{EventPage, StripeClient, StripeError};
 pub use tollgate::{ApiError, Page, TollgateClient};

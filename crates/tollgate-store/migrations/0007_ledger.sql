@@ -9,16 +9,24 @@ ALTER TABLE app.credits_ledger
     ADD COLUMN granted bigint NOT NULL DEFAULT 0;
 UPDATE app.credits_ledger SET granted = delta;
 ALTER TABLE app.credits_ledger DROP CONSTRAINT credits_ledger_delta_check, DROP CONSTRAINT credits_ledger_reason_check;
--- One constraint: PostgreSQL parses each of them anew in every statement that writes here.
+-- A function, since PostgreSQL parses the expressions of a table's CHECKs anew in every statement that writes to it, and
+-- compiles a function once a session.
+CREATE FUNCTION app.is_balanced_entry(reason text, delta bigint, held bigint, charged bigint, owed bigint, granted bigint)
+RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN delta + held + charged - owed = granted
+        AND CASE reason
+            WHEN 'reservation' THEN held > 0 AND charged = 0 AND owed = 0 AND granted = 0
+            WHEN 'refund' THEN held < 0 AND charged = 0 AND owed = 0 AND granted = 0
+            WHEN 'confirm' THEN held <= 0 AND charged >= 0 AND owed >= 0 AND granted = 0
+            WHEN 'stripe' THEN granted <> 0 AND held = 0 AND charged = 0
+            WHEN 'adjustment' THEN granted <> 0 AND held = 0 AND charged = 0
+            ELSE false END;
+END $$;
 ALTER TABLE app.credits_ledger ADD CONSTRAINT balanced CHECK (
-    delta + held + charged - owed = granted
-    AND CASE reason
-        WHEN 'reservation' THEN held > 0 AND charged = 0 AND owed = 0 AND granted = 0
-        WHEN 'refund' THEN held < 0 AND charged = 0 AND owed = 0 AND granted = 0
-        WHEN 'confirm' THEN held <= 0 AND charged >= 0 AND owed >= 0 AND granted = 0
-        WHEN 'stripe' THEN granted <> 0 AND held = 0 AND charged = 0
-        WHEN 'adjustment' THEN granted <> 0 AND held = 0 AND charged = 0
-        ELSE false END);
+    app.is_balanced_entry(reason, delta, held, charged, owed, granted));
+REVOKE ALL ON FUNCTION app.is_balanced_entry FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION app.is_balanced_entry TO app_api, app_worker, app_operator;
 ALTER TABLE app.credits_ledger FORCE ROW LEVEL SECURITY;
 COMMENT ON COLUMN app.credits_ledger.delta IS 'Change of what may be spent. The sum over an account is its balance.';
 COMMENT ON COLUMN app.credits_ledger.held IS 'Change of what is held for jobs that have not ended.';

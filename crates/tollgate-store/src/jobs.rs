@@ -106,10 +106,10 @@ pub async fn mark_retrying(tx: &mut TenantTx, id: Uuid, at: DateTime<Utc>, error
 pub async fn mark_succeeded(tx: &mut TenantTx, id: Uuid, entry: Uuid, cost: i64) -> Result<bool> {
     let done = sqlx::query!(
         "WITH job AS MATERIALIZED (
-             SELECT credits_held AS held FROM app.jobs
+             SELECT credits_held AS held, key_id, (created_at AT TIME ZONE 'UTC')::date AS day FROM app.jobs
              WHERE account_id = $1 AND id = $2 AND finished_at IS NULL FOR NO KEY UPDATE
          ), moved AS MATERIALIZED (
-             SELECT job.held, greatest($4 - job.held - (b.posted - b.held), 0) AS owed
+             SELECT job.held, job.key_id, job.day, greatest($4 - job.held - (b.posted - b.held), 0) AS owed
              FROM job, LATERAL (SELECT posted, held FROM app.credit_balances
                                 WHERE account_id = $1 AND (job.held > 0 OR $4::bigint > 0) LIMIT 1
                                 FOR NO KEY UPDATE) AS b
@@ -123,6 +123,9 @@ pub async fn mark_succeeded(tx: &mut TenantTx, id: Uuid, entry: Uuid, cost: i64)
              UPDATE app.credit_balances b
              SET posted = b.posted - $4 + moved.owed, held = b.held - moved.held, owed = b.owed + moved.owed
              FROM moved WHERE b.account_id = $1
+         ), spending AS (
+             UPDATE app.key_spending s SET credits = greatest(s.credits - moved.held + $4, 0)
+             FROM moved WHERE s.account_id = $1 AND s.key_id = moved.key_id AND s.day = moved.day
          ), entry AS (
              INSERT INTO app.credits_ledger (account_id, id, delta, held, charged, owed, reason, job_id)
              SELECT $1, $3, held - $4 + owed, -held, $4, owed, $7, $2 FROM moved

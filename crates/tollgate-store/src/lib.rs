@@ -19,7 +19,10 @@ mod lanes;
 mod legacy;
 mod migrate;
 mod prices;
+mod rate_limits;
+mod reconcile;
 mod retention;
+mod stripe;
 mod submit;
 mod tasks;
 mod tx;
@@ -54,8 +57,15 @@ pub use lanes::{
 pub use legacy::{LegacyError, Mended};
 pub use migrate::{MigrateError, Migrated, migrate, schema_is_current};
 pub use prices::{insert_price, prices};
+pub use rate_limits::{count_requests, remove_rate_windows};
+pub use reconcile::{Books, account_ids, advance_sums, all_books, books};
 pub use retention::{Batch, accounts_after, remove_ended_jobs};
 pub use sqlx::{Error, PgPool};
+pub use stripe::{
+    NewEvent, StoredEvent, StoredGrant, add_customer, add_event, add_grant, add_payments, adopt, enter_event,
+    grant_of, inbox_page, join_reversal, link, linked, lock_balance, mark_event, purchases_of, reversals_of,
+    set_taken_back, stripe_event, tell, wait_for,
+};
 pub use submit::{NewJob, SubmitTerms, Submitted, submit};
 pub use tasks::{
     LaneRoom, NewTask, bury, bury_expired, bury_unleased, claim, delete_task, due_in, enqueue, enqueue_all,

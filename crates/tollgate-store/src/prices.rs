@@ -8,7 +8,7 @@ use crate::Result;
 
 /// All of them, oldest first. What this version cannot read is left out, with an error in the log.
 pub async fn prices(pool: &PgPool) -> Result<Vec<Price>> {
-    let rows = sqlx::query_scalar!("SELECT price FROM pricing.prices ORDER BY id").fetch_all(pool).await?;
+    let rows = sqlx::query_scalar!("SELECT price FROM billing.prices ORDER BY id").fetch_all(pool).await?;
     let read = |row| {
         serde_json::from_value(row).map_err(|error| log::error!("a price cannot be read: {error}")).ok()
     };
@@ -17,6 +17,6 @@ pub async fn prices(pool: &PgPool) -> Result<Vec<Price>> {
 
 /// Adds one.
 pub async fn insert_price(pool: &PgPool, price: &Price) -> Result<()> {
-    sqlx::query!("INSERT INTO pricing.prices (price) VALUES ($1)", Json(price) as _).execute(pool).await?;
+    sqlx::query!("INSERT INTO billing.prices (price) VALUES ($1)", Json(price) as _).execute(pool).await?;
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Submissions into the database: `app.submit` (migration 12), one statement and one commit for all of an account's
-//! submissions that come at the same time.
+//! Submissions into the database: `app.submit` (migration 12), one statement and one commit for all that come at the same
+//! time.
 
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ use crate::tasks::interval;
 /// A submission that is complete, and what is to be answered if it is accepted.
 #[derive(Debug, Clone)]
 pub struct NewJob {
+    /// Whose.
+    pub account: AccountId,
     /// The job's id, and its task's.
     pub id: Uuid,
     /// The API key of who submits.
@@ -36,6 +38,11 @@ pub struct NewJob {
 }
 
 impl NewJob {
+    /// Where it stands in a batch: the order in which accounts and idempotency keys are locked.
+    pub fn place(&self) -> (AccountId, Option<&str>) {
+        (self.account, self.once.as_ref().map(|once| once.key.as_str()))
+    }
+
     /// The line it waits in.
     pub fn line(&self) -> QueueName {
         QueueName::of_kind(self.job.request.endpoint.kind())
@@ -73,6 +80,8 @@ pub enum Submitted {
     Unauthorized,
     /// As many of the account's jobs wait as may.
     Full,
+    /// Its API key has spent what it may today.
+    Capped,
     /// The balance does not pay for it.
     Short {
         /// What could still be spent.
@@ -80,27 +89,24 @@ pub enum Submitted {
     },
 }
 
-/// Stores what can be accepted of an account's submissions. The answers come in their order.
+/// Stores what can be accepted of some submissions. The answers come in their order, which must be that of their accounts,
+/// and in each of their idempotency keys ([`NewJob::place`]).
 ///
-/// No two of them may have the same idempotency key: who asks twice asks one after the other.
-pub async fn submit(
-    pool: &PgPool,
-    account: AccountId,
-    terms: &SubmitTerms,
-    jobs: &[NewJob],
-) -> Result<Vec<Submitted>> {
+/// No two of an account may have the same idempotency key: who asks twice asks one after the other. Where they are of several
+/// accounts, waiting for one of them is given up soon, with PostgreSQL's code `55P03`.
+pub async fn submit(pool: &PgPool, terms: &SubmitTerms, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
     let lines = QueueName::GENERATION.map(QueueName::as_str);
     let route = jobs.iter().find_map(|new| new.once.as_ref()).map_or("", |once| once.route.as_str());
     let rows = sqlx::query!(
         r#"SELECT outcome AS "outcome!", answer, place, available
            FROM app.submit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
                            $22)"#,
-        account.0,
         &lines as _,
         i64::from(terms.max_queued),
         interval(terms.ttl),
         route,
         interval(terms.keep),
+        &column(jobs, |new| new.account.0),
         &column(jobs, |new| new.id),
         &column(jobs, |new| new.key),
         &column(jobs, |new| new.once.as_ref().map(|once| once.key.as_str())) as _,
@@ -131,6 +137,7 @@ pub async fn submit(
                 "in_flight" => Submitted::InFlight,
                 "unauthorized" => Submitted::Unauthorized,
                 "full" => Submitted::Full,
+                "capped" => Submitted::Capped,
                 "short" => Submitted::Short { balance: row.available.unwrap_or(0) },
                 other => return Err(sqlx::Error::Protocol(format!("app.submit says `{other}`"))),
             })

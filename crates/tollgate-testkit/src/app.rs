@@ -198,6 +198,8 @@ fn environment(
         ("OPENAI_API_KEY".to_owned(), "sk-test".to_owned()),
         ("LOG_LEVEL".to_owned(), "warn".to_owned()),
         ("SHUTDOWN_GRACE".to_owned(), "5s".to_owned()),
+        // Tests of other things ask as often as they like.
+        ("RATE_LIMIT_DEFAULT".to_owned(), "1000000,1m".to_owned()),
     ];
     all.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
     all
@@ -210,7 +212,8 @@ async fn operator(db: &TestDb) -> Database {
 
 async fn open_account(db: &TestDb) -> (AccountId, String) {
     let operator = operator(db).await;
-    let account = accounts::create(&operator, "test", CREDITS).await.unwrap_or_else(|error| panic!("{error}"));
+    let account =
+        accounts::create(&operator, "test", CREDITS).await.unwrap_or_else(|error| panic!("{error}"));
     let (_, key) =
         keys::create(&operator, account, "test", &Scope::ALL).await.unwrap_or_else(|e| panic!("{e}"));
     (account, key.expose().to_owned())

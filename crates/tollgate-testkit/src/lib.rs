@@ -10,6 +10,7 @@ mod look;
 mod process;
 mod proxy;
 mod s3;
+mod stripe;
 
 pub use app::{TestApp, Tune};
 pub use books::wrong_in_the_books;
@@ -17,6 +18,7 @@ pub use cluster::{TestDb, with_cluster};
 pub use process::Process;
 pub use proxy::{PgProxy, Sender};
 pub use s3::S3Like;
+pub use stripe::{STRIPE_SECRET, StripeLike, stripe_signature};
 
 use std::future::Future;
 use std::time::{Duration, Instant};

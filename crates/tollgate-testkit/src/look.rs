@@ -16,7 +16,7 @@ const FORBIDDEN: [(&str, &str); 12] = [
     (
         "a task without a job that waits for it",
         "SELECT t.id::text FROM queue.tasks t
-         WHERE NOT EXISTS (SELECT FROM app.jobs j WHERE j.account_id = t.account_id AND j.id = t.id
+         WHERE t.queue LIKE 'generation.create%' AND NOT EXISTS (SELECT FROM app.jobs j WHERE j.account_id = t.account_id AND j.id = t.id
                            AND j.status = CASE t.state WHEN 'running' THEN 'running' ELSE 'queued' END)",
     ),
     (

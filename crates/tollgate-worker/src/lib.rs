@@ -10,6 +10,7 @@ mod backoff;
 mod claiming;
 mod finishing;
 mod generation;
+mod grants;
 mod guard;
 mod heartbeat;
 mod held;
@@ -35,6 +36,7 @@ use crate::finishing::Finishing;
 use crate::held::Held;
 
 pub use generation::{Generation, Guarded};
+pub use grants::Grants;
 pub use guard::{Call, Guard, HeldBack, Leave, Pass};
 pub use held::HeldLease;
 pub use images::Images;

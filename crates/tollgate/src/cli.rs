@@ -3,7 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    account, api, demo, dev, dlq, doctor, guard, job, key, lane, migrate, provider_sim, queue, worker,
+    account, api, demo, dev, dlq, doctor, guard, job, key, lane, migrate, price, provider_sim, queue, stripe,
+    worker,
 };
 
 /// Asynchronous AI jobs on PostgreSQL: post a generation job, get 202, and it is run exactly as promised.
@@ -33,12 +34,15 @@ pub(crate) enum Command {
     Worker(worker::Args),
     /// Say what is wrong with a set-up.
     Doctor,
-    /// Accounts (tenants): create, list, grant credits.
+    /// Accounts (tenants): create, list, grant credits, reconcile.
     #[command(subcommand)]
     Account(account::Command),
     /// API keys: create, list, revoke.
     #[command(subcommand)]
     Key(key::Command),
+    /// Prices, by model and date: list, set.
+    #[command(subcommand)]
+    Price(price::Command),
     /// Jobs: submit, list, show, watch, cancel.
     #[command(subcommand)]
     Job(job::Command),
@@ -54,6 +58,9 @@ pub(crate) enum Command {
     /// What stands between the workers and the provider: status, open, close, pause, breaker.
     #[command(subcommand)]
     Guard(guard::Command),
+    /// What Stripe has sent: events, link, reconcile.
+    #[command(subcommand)]
+    Stripe(stripe::Command),
     /// A simulated AI provider with faults on demand, for development and tests.
     ProviderSim(provider_sim::Args),
     /// Print the OpenAPI document.
@@ -79,11 +86,13 @@ pub(crate) async fn run(cli: Cli, config: crate::config::Config) -> Result<(), c
         Command::Doctor => doctor::run(&config, json).await,
         Command::Account(command) => account::run(command, &config, json).await,
         Command::Key(command) => key::run(command, &config, json).await,
+        Command::Price(command) => price::run(command, &config, json).await,
         Command::Job(command) => job::run(command, &config, json).await,
         Command::Dlq(command) => dlq::run(command, &config, json).await,
         Command::Queue(command) => queue::run(command, &config, json).await,
         Command::Lane(command) => lane::run(command, &config, json).await,
         Command::Guard(command) => guard::run(command, &config, json).await,
+        Command::Stripe(command) => stripe::run(command, &config, json).await,
         Command::ProviderSim(args) => provider_sim::run(args, json).await,
         Command::Openapi => crate::output::print_line(&tollgate_http::openapi_json()),
     }

@@ -5,6 +5,7 @@
 //! reads the environment.
 
 mod images;
+mod stripe;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,10 +21,13 @@ use tollgate_model::guard::class::{CallKind, GuardConfig};
 use tollgate_model::job_type::{JobType, JobTypes};
 use tollgate_model::pricing::{Price, PriceList};
 use tollgate_model::queue::{QueueName, QueuePolicy, TimesToLive};
+use tollgate_model::rate_limit::{Quota, RateLimit};
 use tollgate_model::retry::RetrySchedule;
+use tollgate_model::stripe::rates::StripeSettings;
 use tollgate_model::submission::SubmissionRules;
 
 use self::images::ImageStorage;
+use crate::node::Mode;
 
 /// What the program is told. Field names are the settings' names in lower case.
 #[derive(Debug, Clone, Deserialize)]
@@ -44,6 +48,7 @@ pub(crate) struct Config {
     pub provider_max_response_bytes: usize,
     pub q_gen_create_concurrency: usize,
     pub q_gen_image_concurrency: usize,
+    pub q_billing_grant_concurrency: usize,
     pub gen_breaker_enabled: bool,
     #[serde(deserialize_with = "duration")]
     pub generation_job_ttl: Duration,
@@ -65,6 +70,8 @@ pub(crate) struct Config {
     pub http_timeout: Duration,
     pub max_body_bytes: usize,
     pub max_event_streams: usize,
+    #[serde(deserialize_with = "rate_limit")]
+    pub rate_limit_default: Option<RateLimit>,
     pub max_queued_per_account: u32,
     pub max_queued: u32,
     pub expected_completion_tokens: u32,
@@ -81,6 +88,10 @@ pub(crate) struct Config {
     pub aws_secret_access_key: Option<SecretString>,
     pub aws_session_token: Option<SecretString>,
     pub public_url: Option<url::Url>,
+    pub stripe_webhook_secret: Option<SecretString>,
+    pub webhook_tolerance_sec: u64,
+    pub stripe_api_key: Option<SecretString>,
+    pub stripe_api_base: url::Url,
     pub tollgate_data_dir: Option<PathBuf>,
     pub tollgate_url: Option<String>,
     pub tollgate_api_key: Option<SecretString>,
@@ -91,6 +102,8 @@ pub(crate) struct Config {
     /// `None`: none are configured, and the built-in ones hold.
     #[serde(default)]
     pub prices: Option<Vec<Price>>,
+    #[serde(default)]
+    pub stripe: StripeSettings,
 }
 
 /// How log lines look.
@@ -124,7 +137,8 @@ const fn unset(name: &'static str, doc: &'static str) -> Setting {
     Setting { name, default: None, doc }
 }
 
-/// Every setting, but for `job_types`, `guard` and `prices`, which are tables of their own. `docs/configuration.md` is made of this.
+/// Every setting, but for `job_types`, `guard`, `prices` and `stripe`, which are tables of their own. `docs/configuration.md` is
+/// made of this.
 pub(crate) const SETTINGS: &[Setting] = &[
     unset(
         "DATABASE_URL",
@@ -179,6 +193,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "5",
         "Image jobs that one worker process runs at a time, beside the others.",
     ),
+    set("Q_BILLING_GRANT_CONCURRENCY", "2", "Events of Stripe's that one worker process enters at a time."),
     set(
         "GEN_BREAKER_ENABLED",
         "true",
@@ -197,7 +212,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     set(
         "BILLING_TTL",
         "2h",
-        "The same for a task of `billing.credit_grant`. Until credits can be bought: that of a redriven one.",
+        "The same for a task of `billing.credit_grant`. What expires is in the dead letters, and can be redriven.",
     ),
     set(
         "GENERATION_RETRY_DELAYS",
@@ -228,6 +243,10 @@ pub(crate) const SETTINGS: &[Setting] = &[
     set("HTTP_TIMEOUT", "15s", "Deadline for answering one API request."),
     set("MAX_BODY_BYTES", "1048576", "The largest request body."),
     set("MAX_EVENT_STREAMS", "256", "Live event streams that one API process serves at a time."),
+    unset(
+        "RATE_LIMIT_DEFAULT",
+        "How many requests a key may make of each row of the URL table, and in how much time, over all API processes; `off`: any number. A key may have a limit of its own. Unset: `60,1m`; in `dev` and `demo` `1000000,1m`, which keeps nobody from trying things out.",
+    ),
     set(
         "MAX_QUEUED_PER_ACCOUNT",
         "1000000",
@@ -279,6 +298,20 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "PUBLIC_URL",
         "Where clients reach the API, such as `https://ai.example.com`: images are then shown by whole URLs. Unset: by paths.",
     ),
+    unset(
+        "STRIPE_WEBHOOK_SECRET",
+        "The signing secret of Stripe's webhook endpoint, `whsec_…`; two with a comma between them while one is being rolled. Unset: `/internal/stripe/webhook` is off.",
+    ),
+    set(
+        "WEBHOOK_TOLERANCE_SEC",
+        "300",
+        "How far the time in a webhook's signature may be from now, in seconds.",
+    ),
+    unset(
+        "STRIPE_API_KEY",
+        "The key by which `tollgate stripe reconcile` reads events from Stripe: a restricted one that may read events will do.",
+    ),
+    set("STRIPE_API_BASE", "https://api.stripe.com", "Where it reads them."),
     unset(
         "TOLLGATE_DATA_DIR",
         "Where `dev` keeps its PostgreSQL and its key. Unset: `~/.local/share/tollgate`, or `/var/lib/tollgate/dev` for root.",
@@ -345,6 +378,10 @@ impl Config {
             config.prices =
                 serde_json::from_str(&text).map_err(|error| ConfigError(format!("PRICES: {error}")))?;
         }
+        if let Some(text) = variable("STRIPE") {
+            config.stripe =
+                serde_json::from_str(&text).map_err(|error| ConfigError(format!("STRIPE: {error}")))?;
+        }
         config.check()?;
         Ok(config)
     }
@@ -354,6 +391,7 @@ impl Config {
             ("database_max_connections", self.database_max_connections as usize),
             ("q_gen_create_concurrency", self.q_gen_create_concurrency),
             ("q_gen_image_concurrency", self.q_gen_image_concurrency),
+            ("q_billing_grant_concurrency", self.q_billing_grant_concurrency),
             ("max_body_bytes", self.max_body_bytes),
             ("provider_max_response_bytes", self.provider_max_response_bytes),
             ("image_max_bytes", self.image_max_bytes),
@@ -408,6 +446,7 @@ impl Config {
             price.check().map_err(|error| ConfigError(error.to_string()))?;
         }
         self.check_images()?;
+        self.stripe_secrets()?;
         self.submission_rules().map(drop)
     }
 
@@ -438,6 +477,16 @@ impl Config {
     /// How much may wait.
     pub(crate) fn admission_limits(&self) -> Limits {
         Limits { per_account: self.max_queued_per_account, overall: self.max_queued }
+    }
+
+    /// The limit of keys that have none of their own.
+    pub(crate) fn rate_limit(&self, mode: Mode) -> RateLimit {
+        let requests = match mode {
+            Mode::Production => 60,
+            Mode::Dev => 1_000_000,
+        };
+        let usual = RateLimit::Quota(Quota { requests, window: Duration::from_mins(1) });
+        self.rate_limit_default.unwrap_or(usual)
     }
 
     /// How long the tasks of each queue live.
@@ -480,6 +529,11 @@ fn retention<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Durati
         return Ok(None);
     }
     parse_duration(&text).map(|keep| Some(keep).filter(|keep| !keep.is_zero())).map_err(D::Error::custom)
+}
+
+fn rate_limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RateLimit>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {

@@ -16,7 +16,9 @@ use tollgate_domain::auth::Authenticator;
 use tollgate_domain::{Database, Role, accounts, keys, migrate};
 use tollgate_model::account::AccountId;
 use tollgate_model::key::Scope;
+use tollgate_outbound::ApiError;
 use tollgate_sim::{Behaviour, Sim};
+use uuid::Uuid;
 
 use crate::commands::api::{cannot_listen, listen};
 use crate::config::Config;
@@ -186,11 +188,15 @@ impl Parts {
         });
     }
 
-    /// Ready is what the API says over the network, to this key, not what we believe.
+    /// Ready is what the API says over the network, to this key, not what we believe. Nobody misses what it takes of the
+    /// key's limit: it asks for the events of no job.
     async fn wait_until_ready(&self, access: &Access) -> Result<(), Failure> {
         let client = tollgate_outbound::TollgateClient::new(&access.url, secret(access.api_key.clone()))?;
         let ready = async {
-            while client.jobs(None, 1, None).await.is_err() {
+            while !matches!(
+                client.events(Uuid::nil(), None).await,
+                Err(ApiError::Refused { status: 404, .. })
+            ) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
@@ -286,7 +292,7 @@ async fn access(database_url: String, data_dir: Option<&Path>, url: String) -> R
 
 async fn works(database_url: &str, key: &str) -> Result<bool, Failure> {
     let db = Database::connect(database_url, Role::Api, 1, false).await?;
-    let caller = Authenticator::new()?.authenticate(&db, key).await?;
+    let caller = Authenticator::new()?.authenticate(&db, key, None).await?;
     db.close().await;
     Ok(caller.is_some())
 }

@@ -12,16 +12,18 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tollgate_domain::auth::Authenticator;
 use tollgate_domain::prices::Prices;
+use tollgate_domain::rate_limits::RateLimits;
 use tollgate_domain::submit::Entrance;
 use tollgate_domain::{AdminToken, Database, Health, Role, admission, wakers};
-use tollgate_http::{Api, Operators};
+use tollgate_http::{Api, Operators, StripeInbox};
 use tollgate_model::generation::{Endpoint, GenerationRequest, Message, Role as MessageRole};
 use tollgate_model::guard::class::CallKind;
 use tollgate_model::guard::outcome::Fingerprint;
 use tollgate_model::image::DEFAULT_SIZE;
 use tollgate_model::pricing::Expectation;
+use tollgate_model::queue::QueuePolicy;
 use tollgate_outbound::{OpenAi, OpenAiConfig, Provider};
-use tollgate_worker::{Generation, Guard, Images, Worker, WorkerConfig, upkeep};
+use tollgate_worker::{Generation, Grants, Guard, Images, Worker, WorkerConfig, upkeep};
 use url::Url;
 use uuid::Uuid;
 
@@ -99,6 +101,7 @@ pub(crate) async fn serve_api(
     let api = Api {
         db: db.clone(),
         auth: Authenticator::new()?,
+        rate_limits: RateLimits::new(config.rate_limit(mode)),
         entrance: Arc::new(entrance),
         operators: operators(config, mode).await?,
         public_status: config.public_status.unwrap_or(mode == Mode::Dev),
@@ -109,6 +112,7 @@ pub(crate) async fn serve_api(
         breaker_enabled: breaker_switch(config, &mut beside),
         images: config.image_store()?,
         public_base: config.public_base(),
+        stripe: stripe_inbox(config)?,
         metrics,
         shutdown: shutdown.clone(),
     };
@@ -145,18 +149,12 @@ pub(crate) async fn run_worker(
         let guard = guard(config, kind, &db, enabled.clone());
         let work =
             Generation::new(queue, provider.clone(), images.clone(), guard.clone(), probe(config, kind));
-        let settings = WorkerConfig {
-            name: worker_name(),
-            policy,
-            visibility_timeout: config.visibility_timeout,
-            poll_interval: config.queue_poll_interval,
-            drain: config.shutdown_grace,
-        };
-        let worker = Worker::start(db.clone(), work, settings).await?;
+        let worker = Worker::start(db.clone(), work, worker_config(config, policy)).await?;
         guards.spawn(guard.watch(drained.clone()));
         lines.spawn(worker.run(shutdown.clone()));
         tracing::info!(queue = queue.as_str(), concurrency, "worker started");
     }
+    lines.spawn(billing_worker(config, &db).await?.run(shutdown.clone()));
     beside.spawn(upkeep(db.clone(), config.job_retention, images, config.guard.clone(), enabled));
     ready()?;
     let work = async {
@@ -177,6 +175,35 @@ pub(crate) async fn run_worker(
     beside.shutdown().await;
     db.close().await;
     Ok(())
+}
+
+/// The worker that enters Stripe's events into the accounts' books.
+async fn billing_worker(config: &Config, db: &Database) -> Result<Worker<Grants>, Failure> {
+    let policy = config.billing_policy();
+    tracing::info!(queue = policy.name.as_str(), concurrency = policy.concurrency, "worker started");
+    let work = Grants::new(config.stripe.credits_per_unit.clone());
+    Ok(Worker::start(db.clone(), work, worker_config(config, policy)).await?)
+}
+
+fn worker_config(config: &Config, policy: QueuePolicy) -> WorkerConfig {
+    WorkerConfig {
+        name: worker_name(),
+        policy,
+        visibility_timeout: config.visibility_timeout,
+        poll_interval: config.queue_poll_interval,
+        drain: config.shutdown_grace,
+    }
+}
+
+/// What Stripe's webhook needs, if there is a secret for it.
+fn stripe_inbox(config: &Config) -> Result<Option<StripeInbox>, Failure> {
+    let Some(secrets) = config.stripe_secrets()? else {
+        tracing::warn!(
+            "STRIPE_WEBHOOK_SECRET is not set: Stripe's webhook, /internal/stripe/webhook, is off"
+        );
+        return Ok(None);
+    };
+    Ok(Some(StripeInbox { secrets, tolerance: config.webhook_tolerance(), ttl: config.billing_ttl }))
 }
 
 /// What stands between this process's workers and the provider, for one kind of call.

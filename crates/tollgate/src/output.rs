@@ -46,6 +46,7 @@ failure_from!(
     tollgate_domain::ConnectError,
     tollgate_domain::MigrateError,
     tollgate_outbound::ClientError,
+    tollgate_outbound::StripeError,
 );
 
 impl From<tollgate_outbound::ApiError> for Failure {

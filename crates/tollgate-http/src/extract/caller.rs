@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::api::App;
 use crate::problem::{Code, Problem};
+use crate::rate_limits;
 
 pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -45,11 +46,19 @@ macro_rules! scopes {
 
 scopes! { JobsWrite JobsRead KeysWrite BillingRead }
 
+type Identified = (tollgate_domain::auth::Caller, SecretString);
+
 impl<S: Needs> Caller<S> {
-    fn admit(caller: tollgate_domain::auth::Caller, presented: SecretString) -> Result<Self, Problem> {
+    async fn admit(
+        parts: &mut Parts,
+        app: &App,
+        identified: Result<Identified, Problem>,
+    ) -> Result<Self, Problem> {
+        let (caller, presented) = identified.inspect_err(|_| rate_limits::show_attempts(parts, app))?;
         tracing::Span::current().record("account_id", tracing::field::display(caller.account));
+        rate_limits::check(parts, app, &caller).await?;
         require(&caller.scopes, S::SCOPE)?;
-        let tollgate_domain::auth::Caller { account, key, scopes } = caller;
+        let tollgate_domain::auth::Caller { account, key, scopes, .. } = caller;
         Ok(Self { account, key, scopes, presented, scope: PhantomData })
     }
 }
@@ -58,9 +67,8 @@ impl<S: Needs> FromRequestParts<App> for Caller<S> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let presented = presented(&parts.headers)?;
-        let caller = app.auth.authenticate(&app.db, presented.expose_secret()).await?.ok_or_else(unknown)?;
-        Self::admit(caller, presented)
+        let identified = identify(parts, app, false).await;
+        Self::admit(parts, app, identified).await
     }
 }
 
@@ -72,12 +80,20 @@ impl<S: Needs> FromRequestParts<App> for Recognised<S> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let presented = presented(&parts.headers)?;
-        match app.auth.recognise(presented.expose_secret()) {
-            Some(caller) => Caller::admit(caller, presented).map(Self),
-            None => <Caller<S> as FromRequestParts<App>>::from_request_parts(parts, app).await.map(Self),
-        }
+        let identified = identify(parts, app, true).await;
+        Caller::admit(parts, app, identified).await.map(Self)
     }
+}
+
+/// Whose key a request shows. `remembered`: as this process knows it, if it does.
+async fn identify(parts: &Parts, app: &App, remembered: bool) -> Result<Identified, Problem> {
+    let presented = presented(&parts.headers)?;
+    let key = presented.expose_secret();
+    if let Some(caller) = app.auth.recognise(key).filter(|_| remembered) {
+        return Ok((caller, presented));
+    }
+    let caller = app.auth.authenticate(&app.db, key, rate_limits::address(parts)).await?;
+    Ok((caller.ok_or_else(unknown)?, presented))
 }
 
 /// Where an endpoint also serves those who show no key. A key that is shown must be good.

@@ -52,7 +52,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// Reads no more than the limit, whatever `Content-Length` says or does not say; and nothing at all if it says more.
-async fn read(body: Body, limit: BodyLimit) -> Result<Bytes, Problem> {
+pub(crate) async fn read(body: Body, limit: BodyLimit) -> Result<Bytes, Problem> {
     let too_long =
         || Problem::new(Code::PayloadTooLarge, format!("the body is longer than {} bytes", limit.0));
     if body.size_hint().lower() > u64::try_from(limit.0).unwrap_or(u64::MAX) {

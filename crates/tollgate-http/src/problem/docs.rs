@@ -58,7 +58,8 @@ problems! {
     /// Of an endpoint that takes a key, as all of `/v1` do.
     ForCaller:
         Unauthorized "no API key, or none that is valid",
-        ForbiddenScope "the key lacks the scope that the endpoint needs";
+        ForbiddenScope "the key lacks the scope that the endpoint needs",
+        RateLimited "as many requests as the key may make of this endpoint; or too many wrong keys from this address";
     /// Of an endpoint for operators, as all of `/internal` are.
     ForOperator: Unauthorized "no operators' token, or a wrong one; or none is configured, and the operator API is off";
     /// Of an endpoint with an id in its path.

@@ -4,16 +4,22 @@ use tollgate_domain::Error;
 
 use super::{Code, Problem};
 use crate::extract::unknown;
+use crate::rate_limits::too_many;
 
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
             Error::NotFound(_) => Self::new(Code::NotFound, error.to_string()),
             Error::Submission(_) | Error::Invalid { .. } => Self::invalid(error.to_string()),
+            Error::TooManyAttempts { wait } => too_many(&error.to_string(), wait),
             Error::QueueFull(_) => Self::new(Code::QueueFull, error.to_string()),
-            Error::InsufficientCredits { .. } => Self::new(Code::InsufficientCredits, error.to_string()),
+            Error::InsufficientCredits { .. } | Error::DailyLimit { .. } => {
+                Self::new(Code::InsufficientCredits, error.to_string())
+            }
             Error::KeyGone => unknown(),
-            Error::IdempotencyConflict => Self::new(Code::IdempotencyKeyConflict, error.to_string()),
+            Error::IdempotencyConflict | Error::SealedAnswer => {
+                Self::new(Code::IdempotencyKeyConflict, error.to_string())
+            }
             Error::IdempotencyInFlight => Self::new(Code::IdempotencyInFlight, error.to_string()),
             Error::AlreadyFinished(_) => Self::new(Code::JobFinished, error.to_string()),
             // In the log by `available.rs`: a line each would be hundreds.

@@ -19,14 +19,14 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
 }
 
 /// In the longest unit that leaves no rest; parts of a millisecond are left out.
-pub(super) fn text(value: Duration) -> String {
+pub(crate) fn text(value: Duration) -> String {
     let millis = u64::try_from(value.as_millis()).unwrap_or(u64::MAX);
     let whole = UNITS.into_iter().find(|(_, unit)| millis > 0 && millis.is_multiple_of(*unit));
     let (name, unit) = whole.unwrap_or(("s", 1_000));
     format!("{}{name}", millis / unit)
 }
 
-fn parse(text: &str) -> Option<Duration> {
+pub(crate) fn parse(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     let mut sum = None;
     while !rest.is_empty() {

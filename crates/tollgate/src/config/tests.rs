@@ -27,6 +27,18 @@ fn what_has_ended_is_kept_for_a_time_or_for_ever() {
 }
 
 #[test]
+fn a_developer_is_limited_only_if_he_asks_for_it() {
+    let shown = |environment: &[_], mode| read("", environment).unwrap().rate_limit(mode).to_string();
+    assert_eq!(shown(&[], Mode::Production), "60,1m");
+    assert_eq!(shown(&[], Mode::Dev), "1000000,1m");
+    for text in ["7,2h", "off"] {
+        for mode in [Mode::Dev, Mode::Production] {
+            assert_eq!(shown(&[("RATE_LIMIT_DEFAULT", text)], mode), text);
+        }
+    }
+}
+
+#[test]
 fn the_environment_wins_over_the_file_and_the_file_over_the_default() {
     let config =
         read("q_gen_create_concurrency = 7\nmax_body_bytes = 9", &[("MAX_BODY_BYTES", "10")]).unwrap();
@@ -51,6 +63,7 @@ fn mistakes_are_named() {
         ("", &[("Q_GEN_CREATE_CONCURRENCY", "0")], "q_gen_create_concurrency"),
         ("", &[("GENERATION_JOB_TTL", "soon")], "soon"),
         ("", &[("JOB_RETENTION", "long")], "long"),
+        ("", &[("RATE_LIMIT_DEFAULT", "60/1m")], "60/1m"),
         ("", &[("MAX_QUEUED", "-1")], "max_queued"),
         ("", &[("PUBLIC_STATUS", "perhaps")], "public_status"),
         ("", &[("LISTEN", "here")], "listen"),

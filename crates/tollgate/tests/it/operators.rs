@@ -6,6 +6,8 @@ use tollgate_testkit::{TestApp, Tune};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_tollgate");
 pub(crate) const TOKEN: &str = "the-operators-own-token";
+/// The one route under `/internal` that is no operator's.
+pub(crate) const STRIPE: &str = "/internal/stripe/webhook";
 /// No test has the patience for this: what happens in time happened because somebody said so.
 pub(crate) const NO_POLLING: (&str, &str) = ("QUEUE_POLL_INTERVAL", "60s");
 

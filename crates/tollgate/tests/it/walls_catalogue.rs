@@ -20,9 +20,10 @@ WITH schemas AS (
 ), tables AS (
     SELECT r.*, a.attnum AS account, a.attnotnull AND a.atttypid = 'uuid'::regtype AS account_ok
     FROM relations r LEFT JOIN pg_attribute a ON a.attrelid = r.oid AND a.attname = 'account_id' AND NOT a.attisdropped
-    WHERE r.schema IN ('app', 'queue', 'guard') AND r.relkind IN ('r', 'p')
+    WHERE r.schema IN ('app', 'queue', 'guard', 'billing') AND r.relkind IN ('r', 'p')
 ), tenant AS (
-    SELECT * FROM tables WHERE schema = 'app' OR account IS NOT NULL
+    -- In billing stands whose something is; it is the platform's own all the same.
+    SELECT * FROM tables WHERE schema = 'app' OR account IS NOT NULL AND schema <> 'billing'
 ), roles AS (
     SELECT * FROM pg_roles WHERE rolname IN ('app_api', 'app_worker', 'app_operator', 'app_migrator')
 ), runtime AS (
@@ -69,13 +70,29 @@ WITH schemas AS (
     ('guard.classes', 'api', 'r', 'app_api', 'true', NULL),
     ('guard.latencies', 'api', 'r', 'app_api', 'true', NULL),
     ('guard.switches', 'api', 'r', 'app_api', 'true', NULL),
+    -- Nor are prices.
+    ('billing.prices', 'operator', '*', 'app_operator', 'true', 'true'),
+    ('billing.prices', 'api', 'r', 'app_api', 'true', NULL),
+    -- Nor is what Stripe sends, before it is known whose it is. The API takes it in, and never sees it again.
+    ('billing.stripe_events', 'worker', '*', 'app_worker', 'true', 'true'),
+    ('billing.stripe_objects', 'worker', '*', 'app_worker', 'true', 'true'),
+    ('billing.stripe_waiting', 'worker', '*', 'app_worker', 'true', 'true'),
+    ('billing.stripe_events', 'operator', '*', 'app_operator', 'true', 'true'),
+    ('billing.stripe_objects', 'operator', '*', 'app_operator', 'true', 'true'),
+    ('billing.stripe_waiting', 'operator', '*', 'app_operator', 'true', 'true'),
+    ('billing.stripe_events', 'api', 'a', 'app_api', NULL, 'true'),
+    ('billing.stripe_objects', 'api', '*', 'app_api', 'true', 'true'),
+    ('billing.stripe_waiting', 'api', 'a', 'app_api', NULL, 'true'),
     -- Whose rights queue.totals has.
-    ('queue.lane_counts', 'totals', 'r', 'app_migrator', 'true', NULL)
+    ('queue.lane_counts', 'totals', 'r', 'app_migrator', 'true', NULL),
+    ('app.credit_balances', 'listed', 'r', 'app_migrator', 'true', NULL)
 ), definers (name, result, several, body) AS (VALUES
     -- Every function that may read more than its caller, word for word.
     ('queue.totals(text)', 'queued bigint, running bigint, done bigint, failed bigint', false,
      'SELECT coalesce(sum(queued), 0), coalesce(sum(running), 0), coalesce(sum(done), 0), coalesce(sum(failed), 0) '
-     || 'FROM queue.lane_counts WHERE queue = wanted')
+     || 'FROM queue.lane_counts WHERE queue = wanted'),
+    ('app.accounts_after(uuid,integer)', 'account_id uuid', true,
+     'SELECT b.account_id FROM app.credit_balances b WHERE b.account_id > last ORDER BY b.account_id LIMIT most')
 )"#;
 
 /// A rule's words, and the query for what breaks it.
@@ -86,7 +103,7 @@ const RULES: &[(&str, &str)] = &[
     (
         "no account_id, and not on the list",
         "SELECT name FROM tables WHERE account IS NULL AND name NOT IN ('queue.workers', 'queue.queues')
-             AND schema <> 'guard'",
+             AND schema NOT IN ('guard', 'billing')",
     ),
     (
         "no primary key",
@@ -120,8 +137,9 @@ const RULES: &[(&str, &str)] = &[
         "policy not on the list",
         "SELECT name || '.' || polname FROM policies p
          WHERE concat(seen, written) NOT LIKE '%app.account_id%' AND NOT EXISTS (
-             SELECT FROM allowed a WHERE (a.name, a.polname, a.polcmd, a.roles, a.seen) =
-                 (p.name, p.polname, p.polcmd::text, p.roles, p.seen) AND a.written IS NOT DISTINCT FROM p.written)",
+             SELECT FROM allowed a WHERE (a.name, a.polname, a.polcmd, a.roles) =
+                 (p.name, p.polname, p.polcmd::text, p.roles) AND a.seen IS NOT DISTINCT FROM p.seen
+                 AND a.written IS NOT DISTINCT FROM p.written)",
     ),
     (
         "row trigger",
@@ -140,8 +158,8 @@ const RULES: &[(&str, &str)] = &[
     ),
     ("row-level security cannot cover it", "SELECT name FROM relations WHERE relkind IN ('m', 'f')"),
     (
-        "table outside app, queue and guard",
-        "SELECT name FROM relations WHERE relkind IN ('r', 'p') AND schema NOT IN ('app', 'queue', 'guard')
+        "table outside app, queue, guard and billing",
+        "SELECT name FROM relations WHERE relkind IN ('r', 'p') AND schema NOT IN ('app', 'queue', 'guard', 'billing')
          AND name <> 'migrations._sqlx_migrations'",
     ),
     (
@@ -210,10 +228,12 @@ const RULES: &[(&str, &str)] = &[
 
 /// Some of what must be found: a checker that looks in the wrong place would find nothing wrong.
 #[rustfmt::skip]
-const KNOWN: [&str; 20] = [
+const KNOWN: [&str; 25] = [
     "accounts", "users", "api_keys", "jobs", "job_events", "credits_ledger", "webhook_endpoints", "webhook_deliveries",
     "stripe_customers", "stripe_events", "usage_rollups_daily", "idempotency_keys", "tasks", "dead_letters",
     "lanes", "lane_counts", "images", "image_data", "job_images", "image_audit",
+    "stripe_grants", "stripe_payments", "stripe_reversals",
+    "rate_windows", "ledger_sums",
 ];
 
 /// What breaks a rule: `object: the rule's words`.
@@ -285,6 +305,12 @@ CREATE TABLE app.bare (id integer)
 CREATE TABLE queue.pauses (id integer PRIMARY KEY);
     ALTER TABLE queue.pauses ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY
 => queue.pauses: no account_id, and not on the list
+CREATE TABLE billing.receipts (id integer)
+=> billing.receipts: row-level security is off
+=> billing.receipts: row-level security is not forced
+=> billing.receipts: no primary key
+CREATE POLICY look ON billing.stripe_events FOR SELECT TO app_api USING (true)
+=> billing.stripe_events.look: policy not on the list
 CREATE TABLE queue.tracks (account_id uuid PRIMARY KEY);
     ALTER TABLE queue.tracks ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY
 => queue.tracks: no tenant policy for every role
@@ -343,7 +369,7 @@ ALTER VIEW app.extra_view SET (security_invoker = off)
 CREATE MATERIALIZED VIEW app.copy AS SELECT * FROM app.extra
 => app.copy: row-level security cannot cover it
 RESET ROLE; CREATE TABLE public.copy AS SELECT * FROM app.extra
-=> public.copy: table outside app, queue and guard
+=> public.copy: table outside app, queue, guard and billing
 ALTER FUNCTION app.same SECURITY DEFINER
 => app.same(): SECURITY DEFINER function
 CREATE OR REPLACE FUNCTION queue.totals(wanted text, OUT queued bigint, OUT running bigint, OUT done bigint, OUT failed bigint)
@@ -428,6 +454,31 @@ async fn walls_that_are_broken_are_named() {
         }
     }
     assert!(unbroken.is_empty(), "never broken here: {unbroken:?}");
+}
+
+/// What Stripe says of people is for workers and operators.
+#[tokio::test]
+async fn walls_keep_stripes_events_from_the_api_that_takes_them_in() {
+    let db = TestDb::new().await;
+    let mut api = PgConnection::connect(&db.role_url(Role::Api)).await.unwrap();
+    let enter = "INSERT INTO billing.stripe_events (event_id, id, type, created, livemode, state, payload)
+                 VALUES ('evt_1', gen_random_uuid(), 'x', now(), false, 'ignored', '{}')";
+    run(&mut api, enter).await;
+    for refused in [
+        &format!("{enter} RETURNING id"),
+        "SELECT event_id FROM billing.stripe_events",
+        "SELECT event_id FROM billing.stripe_waiting",
+        "UPDATE billing.stripe_events SET state = 'received'",
+        "DELETE FROM billing.stripe_events",
+        "DELETE FROM billing.stripe_waiting",
+        "DELETE FROM billing.stripe_objects",
+        "UPDATE billing.stripe_objects SET object_id = 'cus_2'",
+    ] {
+        let done = sqlx::raw_sql(AssertSqlSafe(refused)).execute(&mut api).await;
+        let error = done.err().unwrap_or_else(|| panic!("may: {refused}"));
+        let code = error.as_database_error().and_then(|error| error.code().map(String::from));
+        assert_eq!(code.as_deref(), Some("42501"), "{refused}: {error}");
+    }
 }
 
 /// The one function that reads more than its caller may: what it tells is the sum over all accounts, in one row.

@@ -33,7 +33,10 @@ pub(crate) struct NoPlace;
 
 impl IntoResponses for NoPlace {
     fn responses() -> Responses {
-        document(&[(Code::RateLimited, "too many event streams are open")])
+        document(&[(
+            Code::RateLimited,
+            "as many requests as the key may make, or as many event streams as may be open",
+        )])
     }
 }
 

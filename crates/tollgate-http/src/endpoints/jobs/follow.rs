@@ -133,7 +133,7 @@ impl Follower {
 
     /// A key that was revoked must not go on reading: it is looked at again before each read, as for any request.
     async fn still_allowed(&self) -> bool {
-        let asked = self.app.auth.authenticate(&self.app.db, self.key.expose_secret());
+        let asked = self.app.auth.authenticate(&self.app.db, self.key.expose_secret(), None);
         match self.in_time(asked).await {
             Ok(caller) => caller.is_some(),
             // The read that follows will fare no better, and decide.

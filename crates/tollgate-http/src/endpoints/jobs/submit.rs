@@ -28,7 +28,11 @@ impl IntoResponses for Full {
     fn responses() -> Responses {
         document(&[
             (Code::InsufficientCredits, "the balance does not pay for the estimate; nothing was stored"),
-            (Code::QueueFull, "as much waits as may, of the account or of all; nothing was stored"),
+            (
+                Code::QueueFull,
+                "as much waits as may, of the account or of all; or `rate_limited`: as many requests as the key may \
+                 make. Nothing was stored",
+            ),
         ])
     }
 }

@@ -1,0 +1,3 @@
+//! Stripe.
+
+pub(crate) mod webhook;
