@@ -4,15 +4,19 @@
 //! logged in as the roles they have in production; tests speak HTTP to them, kill them, and look into the database.
 
 mod app;
+mod books;
 mod cluster;
 mod look;
 mod process;
+mod proxy;
 mod s3;
 mod stripe;
 
 pub use app::{TestApp, Tune};
+pub use books::wrong_in_the_books;
 pub use cluster::{TestDb, with_cluster};
 pub use process::Process;
+pub use proxy::{PgProxy, Sender};
 pub use s3::S3Like;
 pub use stripe::{STRIPE_SECRET, StripeLike, stripe_signature};
 

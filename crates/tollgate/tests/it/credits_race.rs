@@ -1,0 +1,215 @@
+//! Many at once for the same credits: never more than there are, and nobody in anybody's way.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tokio::task::JoinSet;
+use tollgate_domain::ids::new_id;
+use tollgate_domain::{Answer, Database, Role, accounts, jobs};
+use tollgate_model::account::AccountId;
+use tollgate_store as store;
+use tollgate_store::{NewJob, SubmitTerms, Submitted, TenantTx};
+use tollgate_testkit::{TestApp, eventually};
+use uuid::Uuid;
+
+use crate::credits_model::new_job;
+use crate::idempotency_client::{BINARY, Till, job, open, operator, priced, same, stored};
+
+const AT_ONCE: usize = 64;
+const SUBMISSIONS: usize = 1000;
+
+/// One of those who submit until all have been: what each was told.
+async fn submit_some(till: Till, first: usize) -> Vec<(usize, u16, bool)> {
+    let mut told = Vec::new();
+    for nr in (first..SUBMISSIONS).step_by(AT_ONCE) {
+        let asked = job(&format!("{nr}"), 20);
+        let keyed = nr % 3 == 0;
+        let reply =
+            if keyed { till.submit(&format!("{nr}"), &asked).await } else { till.submit_plain(&asked).await };
+        match reply.status {
+            202 => _ = reply.job(),
+            _ => _ = reply.is_final().refused(402, "insufficient_credits"),
+        }
+        told.push((nr, reply.status, keyed));
+    }
+    told
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_thousand_submissions_on_a_balance_for_fifty_just_fifty_are_accepted() {
+    let app = TestApp::start(BINARY, priced(0, &[])).await;
+    let other = app.start_api().await;
+    // Ten credits more than fifty cost: they pay for no other one.
+    let (_, till) = open(&app, 50 * 20 + 10).await;
+    let tills = [till.clone(), till.moved(&other.url())];
+    let mut all = JoinSet::new();
+    for first in 0..AT_ONCE {
+        all.spawn(submit_some(tills[first % 2].clone(), first));
+    }
+    let told: Vec<_> = all.join_all().await.into_iter().flatten().collect();
+    let accepted: Vec<_> = told.iter().filter(|(_, status, _)| *status == 202).collect();
+    assert_eq!((told.len(), accepted.len()), (SUBMISSIONS, 50));
+    let balance = till.balance().await;
+    assert_eq!((balance.balance, balance.held, balance.posted), (10, 1000, 1010));
+    let keys = accepted.iter().filter(|(_, _, keyed)| *keyed).count();
+    assert_eq!(stored(&app).await, [50, 50, 50, 50, i64::try_from(keys).unwrap(), 50]);
+    // And those ten can be spent.
+    till.submit_plain(&job("small", 10)).await.job();
+    // Who was accepted is told so again, who was not is not.
+    for (nr, status, _) in told.iter().filter(|(_, _, keyed)| *keyed) {
+        let again = till.submit(&format!("{nr}"), &job(&format!("{nr}"), 20)).await;
+        assert_eq!((again.status, again.replayed()), (*status, *status == 202));
+    }
+    app.assert_books().await;
+    app.assert_consistent().await;
+}
+
+const TERMS: SubmitTerms =
+    SubmitTerms { ttl: Duration::from_hours(1), max_queued: 1000, keep: Duration::from_hours(1) };
+
+/// A pool of one connection whose counts go to the same shard as those of the process `like`.
+async fn of_the_same_shard(app: &TestApp, role: Role, like: i32) -> PgPool {
+    let mut others = Vec::new();
+    loop {
+        let pool = store::connect(&app.db.role_url(role), role, 1, true).await.unwrap();
+        let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&pool).await.unwrap();
+        if pid % 32 == like % 32 {
+            return pool;
+        }
+        // Kept open, so that the next one is another process; the numbers go up one by one.
+        others.push(pool);
+        if others.len() > 40 {
+            others.clear();
+        }
+    }
+}
+
+/// Until a connection waits for a lock, or the job is there that it stores.
+async fn waits_or_has_stored(owner: &PgPool, pid: i32, id: Uuid) {
+    let sql = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event_type = 'Lock')
+                   OR EXISTS (SELECT FROM app.jobs WHERE id = $2)";
+    eventually("a submission is under way", Duration::from_secs(5), || async {
+        let so: bool = sqlx::query_scalar(sql).bind(pid).bind(id).fetch_one(owner).await.unwrap();
+        so.then_some(())
+    })
+    .await;
+}
+
+/// Whoever submits holds the account's balance and counts the task; whoever ends a job has counted its task and wants the
+/// balance. If both count in the same shard, one of 32, each waits for the other.
+#[tokio::test]
+async fn whoever_submits_and_whoever_ends_a_job_do_not_wait_for_each_other() {
+    let app = TestApp::start(BINARY, priced(0, &[])).await;
+    let (account, _) = open(&app, 1000).await;
+    let key: Uuid = sqlx::query_scalar("SELECT id FROM app.api_keys WHERE account_id = $1")
+        .bind(account.0)
+        .fetch_one(&app.owner)
+        .await
+        .unwrap();
+    let ending = store::connect(&app.db.role_url(Role::Worker), Role::Worker, 1, true).await.unwrap();
+    let worker: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&ending).await.unwrap();
+    let submitting = of_the_same_shard(&app, Role::Api, worker).await;
+    let api: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&submitting).await.unwrap();
+    let first = new_job(key, 7);
+    let id = first.id;
+    assert_eq!(store::submit(&submitting, account, &TERMS, &[first]).await.unwrap(), [Submitted::Accepted]);
+
+    // The end of a job, up to where its task is counted out; then a submission, as far as it comes.
+    let mut tx = TenantTx::begin(&ending, account).await.unwrap();
+    assert!(store::delete_task(&mut tx, id).await.unwrap());
+    let second = new_job(key, 7);
+    let second_id = second.id;
+    let mut parties = JoinSet::new();
+    let pool = submitting.clone();
+    parties.spawn(async move { store::submit(&pool, account, &TERMS, &[second]).await });
+    waits_or_has_stored(&app.owner, api, second_id).await;
+    let settled = store::mark_succeeded(&mut tx, id, new_id(), 5).await;
+    let settled = match settled {
+        Ok(done) => tx.commit().await.map(|()| done),
+        Err(error) => Err(error),
+    };
+    let submitted = parties.join_next().await.unwrap().unwrap();
+    let what = "one of the two was sacrificed to a deadlock";
+    assert!(settled.as_ref().is_ok_and(|done| *done), "{what}: the settlement: {settled:?}");
+    assert!(submitted.as_ref().is_ok_and(|told| *told == [Submitted::Accepted]), "{what}: {submitted:?}");
+}
+
+/// All ways to a balance and a lane at once, of one account, over many connections: submissions, cancellations, settlements
+/// and grants. Nobody is told that PostgreSQL chose him to end a deadlock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_account_has_no_deadlocks() {
+    let app = TestApp::start(BINARY, priced(0, &[])).await;
+    let (account, till) = open(&app, 1_000_000).await;
+    let api = Database::connect(&app.db.role_url(Role::Api), Role::Api, 24, true).await.unwrap();
+    let pool = store::connect(&app.db.role_url(Role::Api), Role::Api, 24, true).await.unwrap();
+    let key: Uuid = sqlx::query_scalar("SELECT id FROM app.api_keys WHERE account_id = $1")
+        .bind(account.0)
+        .fetch_one(&app.owner)
+        .await
+        .unwrap();
+    let operator = operator(&app).await;
+    let mut parties = JoinSet::new();
+    for party in 0..24 {
+        let (api, pool, operator) = (api.clone(), pool.clone(), operator.clone());
+        parties.spawn(async move { churn(party, account, key, &api, &pool, &operator).await });
+    }
+    let refused: Vec<String> = parties.join_all().await.into_iter().flatten().collect();
+    app.assert_books().await;
+    app.assert_consistent().await;
+    assert!(refused.is_empty(), "{} were refused, such as: {:?}", refused.len(), refused.first());
+    assert_eq!(till.balance().await.held, 0);
+}
+
+/// Submits, and calls off what it has submitted.
+async fn churn(
+    party: usize,
+    account: AccountId,
+    key: Uuid,
+    api: &Database,
+    pool: &PgPool,
+    operator: &Database,
+) -> Vec<String> {
+    let mut refused = Vec::new();
+    for round in 0..12 {
+        let new: Vec<NewJob> = (0..1 + party % 3).map(|_| new_job(key, 5)).collect();
+        let ids: Vec<Uuid> = new.iter().map(|new| new.id).collect();
+        if let Err(error) = store::submit(pool, account, &TERMS, &new).await {
+            refused.push(format!("a submission: {error}"));
+            continue;
+        }
+        if round % 5 == party % 5 {
+            accounts::grant(operator, account, 1, "more").await.unwrap();
+        }
+        for id in ids {
+            if let Err(error) = jobs::cancel(api, account, id, None, |_| Answer::new(200, &())).await {
+                refused.push(format!("a cancellation: {error}"));
+            }
+        }
+    }
+    refused
+}
+
+/// Two APIs, and the same keys in another order: each waits for the other's keys in one order only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_keys_in_any_order_over_two_apis_are_no_deadlock() {
+    let app = TestApp::start(BINARY, priced(0, &[])).await;
+    let other = app.start_api().await;
+    let (_, till) = open(&app, 1_000_000).await;
+    let tills = [till.clone(), till.moved(&other.url())];
+    for round in 0..4 {
+        let mut all = JoinSet::new();
+        for nr in 0..AT_ONCE {
+            let till = tills[nr % 2].clone();
+            // Up in one of them, down in the other.
+            let key = if nr % 2 == 0 { nr / 2 } else { AT_ONCE / 2 - 1 - nr / 2 };
+            let key = format!("{round} {key:02}");
+            all.spawn(async move { (till.submit(&key, &job(&key, 1)).await, key) });
+        }
+        for (reply, key) in all.join_all().await {
+            reply.job();
+            same(&reply, &till.submit(&key, &job(&key, 1)).await);
+        }
+    }
+    assert_eq!(stored(&app).await, [4 * 32; 6]);
+    app.assert_books().await;
+}
