@@ -7,11 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tollgate_model::account::AccountId;
 use tollgate_model::admission::{Backlog, Limits, QueueFull, Verdict};
 use tollgate_model::queue::QueueName;
-use tollgate_store as store;
-use tollgate_store::TenantTx;
 
 use crate::{Database, Error, Result, queue};
 
@@ -80,12 +77,14 @@ impl Admission {
         }
     }
 
-    /// Whether the account may have one more waiting. Submissions that are under way at the same time do not see each
-    /// other, so it may come to have as many more as there are connections to submit by: the price of not making each
-    /// of an account's submissions wait for the others.
-    pub(crate) async fn check_account(&self, tx: &mut TenantTx, account: AccountId) -> Result<()> {
-        let queued = store::lane_counts(tx, &QueueName::GENERATION, account).await?.queued;
-        self.0.limits.check_account(queued).map_err(full)
+    /// How many of an account's jobs may wait.
+    pub(crate) fn per_account(&self) -> u32 {
+        self.0.limits.per_account
+    }
+
+    /// As many of the account's jobs wait as may.
+    pub(crate) fn account_is_full(&self) -> Error {
+        full(QueueFull::Account(self.0.limits.per_account))
     }
 }
 

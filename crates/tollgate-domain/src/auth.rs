@@ -1,9 +1,12 @@
 //! Who is asking: from the key in a request to its account and scopes.
 //!
-//! The key's row is read for every request, in one round trip, so a revocation holds at once. Argon2id, which costs
-//! tens of milliseconds of CPU, runs once a key and process: what it verified is remembered by an HMAC of the whole
-//! key under a secret that lives and dies with the process, together with the hash that was verified.
+//! The key's row is read for every request, in one round trip, so a revocation holds at once. A submission reads it in the
+//! transaction that stores the job, and so needs no round trip of its own: it begins with what is remembered of the key
+//! ([`Authenticator::recognise`]). Argon2id, which costs tens of milliseconds of CPU, runs once a key and process: what it
+//! verified is remembered by an HMAC of the whole key under a secret that lives and dies with the process, together with the
+//! hash that was verified.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache;
@@ -31,8 +34,14 @@ pub struct Caller {
 #[derive(Clone)]
 pub struct Authenticator {
     secret: ProcessSecret,
-    verified: Cache<[u8; 32], String>,
+    verified: Cache<[u8; 32], Arc<Verified>>,
     used: UsedKeys,
+}
+
+/// What is remembered of a key.
+struct Verified {
+    hash: String,
+    caller: Caller,
 }
 
 impl std::fmt::Debug for Authenticator {
@@ -58,36 +67,48 @@ impl Authenticator {
         &self.used
     }
 
-    /// The holder of the key; `None`: it is no key, or it is revoked.
+    /// The holder of the key; `None`: it is no key, or it is revoked, or has expired.
     pub async fn authenticate(&self, db: &Database, presented: &str) -> Result<Option<Caller>> {
         let Some(key) = ApiKey::parse(presented) else { return Ok(None) };
+        let fingerprint = self.fingerprint(presented);
         for candidate in store::find_key(db.pool(), key.prefix()).await? {
-            if self.matches(&key, &candidate.secret_hash).await? {
-                let store::KeyCandidate { account, key_id: key, scopes, .. } = candidate;
-                self.used.mark(account, key);
-                return Ok(Some(Caller { account, key, scopes }));
+            let store::KeyCandidate { account, key_id, secret_hash: hash, scopes, .. } = candidate;
+            if self.matches(&key, fingerprint, &hash).await? {
+                let caller = Caller { account, key: key_id, scopes };
+                self.used.mark(account, key_id);
+                self.verified.insert(fingerprint, Arc::new(Verified { hash, caller: caller.clone() }));
+                return Ok(Some(caller));
             }
         }
+        self.verified.invalidate(&fingerprint);
         Ok(None)
     }
 
-    async fn matches(&self, key: &ApiKey, hash: &str) -> Result<bool> {
-        let fingerprint = self.secret.tag(key.expose().as_bytes());
-        if is_verified(&self.verified, &fingerprint, hash) {
-            return Ok(true);
-        }
+    /// The holder of a key that was verified before, as it was then, without asking anybody. For who reads the key's row
+    /// again, in the transaction of what is done in its name, and then [forgets](Self::forget) it if it is not valid any more.
+    pub fn recognise(&self, presented: &str) -> Option<Caller> {
+        let known = self.verified.get(&self.fingerprint(presented))?;
+        self.used.mark(known.caller.account, known.caller.key);
+        Some(known.caller.clone())
+    }
+
+    /// The key is not valid any more.
+    pub fn forget(&self, presented: &str) {
+        self.verified.invalidate(&self.fingerprint(presented));
+    }
+
+    fn fingerprint(&self, presented: &str) -> [u8; 32] {
+        self.secret.tag(presented.as_bytes())
+    }
+
+    async fn matches(&self, key: &ApiKey, fingerprint: [u8; 32], hash: &str) -> Result<bool> {
         let known = {
             let (verified, hash) = (self.verified.clone(), hash.to_owned());
-            move || is_verified(&verified, &fingerprint, &hash)
+            move || verified.get(&fingerprint).is_some_and(|known| known.hash == hash)
         };
-        let matches = hashing::verify(key, hash, known).await?;
-        if matches {
-            self.verified.insert(fingerprint, hash.to_owned());
+        if known() {
+            return Ok(true);
         }
-        Ok(matches)
+        hashing::verify(key, hash, known).await
     }
-}
-
-fn is_verified(verified: &Cache<[u8; 32], String>, fingerprint: &[u8; 32], hash: &str) -> bool {
-    verified.get(fingerprint).is_some_and(|verified| verified == hash)
 }

@@ -10,6 +10,7 @@ use tollgate_store as store;
 use tollgate_store::{Alone, LockedLetter, SystemTx, Tx};
 use uuid::Uuid;
 
+use crate::ids::new_id;
 use crate::waker::wake_workers;
 use crate::{Database, Error, Result, audit};
 
@@ -107,7 +108,8 @@ pub async fn count(db: &Database, selection: &Selection) -> Result<u64> {
 /// Puts letters back into their queues as new tasks, and their jobs back to where they began: batch by batch, each in one
 /// commit, after which idle workers are woken. `go_on` is told how far it has come after each, and may end it.
 ///
-/// A letter whose job is gone, or is not failed any more, stays and is counted as skipped. Others that redrive at the
+/// A letter whose job is gone, or is not failed any more, or is not paid for by its account's balance, stays and is counted as
+/// skipped. Others that redrive at the
 /// same time take other letters: each becomes a task once. An error leaves the batches before it done.
 pub async fn redrive(
     db: &Database,
@@ -157,7 +159,7 @@ async fn redrive_batch(
         let mut open = Vec::with_capacity(letters.len());
         for letter in letters {
             // Other queues' tasks stand for nothing that has a status of its own.
-            if !queue.is_generation() || store::reopen_failed(&mut tx, letter.place.id).await? {
+            if !queue.is_generation() || store::reopen_failed(&mut tx, letter.place.id, new_id()).await? {
                 open.push(letter);
             }
         }

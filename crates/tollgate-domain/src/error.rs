@@ -35,6 +35,36 @@ pub enum Error {
     /// Nobody hands on what he has not.
     #[error("this API key lacks the scope `{0}`, which the key to rotate has")]
     LacksScope(Scope),
+    /// The balance does not pay for it.
+    #[error("this needs {needed} credits, and {balance} can be spent")]
+    InsufficientCredits {
+        /// What would have been held.
+        needed: i64,
+        /// What can be spent.
+        balance: i64,
+    },
+    /// The API key may spend so much a day, and no more.
+    #[error("this needs {needed} credits, more than is left of what this API key may spend today (UTC)")]
+    DailyLimit {
+        /// What would have been held.
+        needed: i64,
+    },
+    /// The API key was revoked, or has expired, since it was recognised.
+    #[error("the API key is not valid any more")]
+    KeyGone,
+    /// The same `Idempotency-Key` was used for another request.
+    #[error(
+        "this `Idempotency-Key` was used for a request with another body or path; take a new one for a new request"
+    )]
+    IdempotencyConflict,
+    /// The request with this `Idempotency-Key` has not ended yet.
+    #[error("a request with this `Idempotency-Key` is under way; ask again, and its answer will be there")]
+    IdempotencyInFlight,
+    /// The answer was given before, and holds a secret of who asked then.
+    #[error(
+        "this was done before, and its answer holds a secret that is shown only to the API key that asked for it"
+    )]
+    SealedAnswer,
     /// A final status stays.
     #[error("the job has already {0}; only a queued or running job can be cancelled")]
     AlreadyFinished(JobStatus),
@@ -56,6 +86,15 @@ impl From<tollgate_store::Error> for Error {
 }
 
 impl Error {
+    /// The same error for another one whom it meets.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::Unavailable(error) => Self::Unavailable(std::io::Error::other(error.to_string()).into()),
+            Self::IdempotencyInFlight => Self::IdempotencyInFlight,
+            other => Self::Internal(other.to_string()),
+        }
+    }
+
     /// Whether the same call may succeed later.
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable(_))

@@ -28,6 +28,8 @@ pub struct NewKey<'a> {
     pub expires: Option<Expiry>,
     /// Its own rate limit, such as `600,1m`, instead of the installation's.
     pub rate_limit: Option<&'a str>,
+    /// Credits that its jobs may cost a day; `None`: as many as the account has.
+    pub daily_credit_limit: Option<u32>,
 }
 
 /// When a key stops working by itself: in the future, by the database's clock.
@@ -100,6 +102,7 @@ pub async fn create(
         scopes: &scopes,
         expires_at,
         rate_limit: new.rate_limit,
+        daily_credit_limit: new.daily_credit_limit.map(i64::from),
         ..drawn.to_insert()
     };
     let inserted = store::insert_key(&mut tx, key).await;
@@ -111,13 +114,14 @@ pub async fn create(
     };
     let detail = json!({
         "name": info.name, "scopes": info.scopes, "expires_at": info.expires_at, "rate_limit": info.rate_limit,
+        "daily_credit_limit": info.daily_credit_limit,
     });
     audit::record(&mut tx, actor, Action::KeyCreated, &object(info.id), &detail).await?;
     tx.commit().await?;
     Ok((info, drawn.key))
 }
 
-/// Replaces a key by a new one of the same name, scopes and rate limit, and lets the old one end as the rotation says.
+/// Replaces a key by a new one of the same name, scopes and limits, and lets the old one end as the rotation says.
 /// The second value is the only copy of the new key there will ever be.
 pub async fn rotate(
     db: &Database,
@@ -154,6 +158,7 @@ pub async fn rotate(
         expires_at,
         rotated_from: Some(old.id),
         rate_limit: old.rate_limit.as_deref(),
+        daily_credit_limit: old.daily_credit_limit,
         ..drawn.to_insert()
     };
     let info = store::insert_key(&mut tx, key).await?;
@@ -227,6 +232,7 @@ impl Drawn {
             expires_at: None,
             rotated_from: None,
             rate_limit: None,
+            daily_credit_limit: None,
         }
     }
 }

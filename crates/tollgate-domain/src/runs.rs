@@ -5,12 +5,14 @@ use chrono::{DateTime, Utc};
 use tollgate_model::generation::{GenerationOutput, GenerationRequest, ProviderFailure};
 use tollgate_model::job::JobError;
 use tollgate_model::lanes::Plan;
+use tollgate_model::pricing::Quote;
 use tollgate_model::queue::{ClaimedTask, Lease, QueueName, QueuePolicy};
 use tollgate_model::retry::{AfterFailure, after_failure};
 use tollgate_store as store;
 use tollgate_store::{StartedJob, SystemTx, TenantTx, Tx as _};
 use uuid::Uuid;
 
+use crate::ids::new_id;
 use crate::images::NewImage;
 use crate::waker::wake_workers;
 use crate::{Database, Result, dead_letters, queue};
@@ -25,6 +27,16 @@ pub struct Run {
     /// The call to make; or why this version cannot read what another one stored. That is a failed attempt like any
     /// other: it must not keep the jobs claimed with it from running.
     pub request: Result<GenerationRequest, String>,
+    /// What it was accepted under; `None`: before there were prices, and it costs nothing.
+    pub quote: Option<Quote>,
+}
+
+impl Run {
+    /// What an answer costs, in credits.
+    pub fn cost(&self, output: &GenerationOutput) -> i64 {
+        let priced = self.quote.as_ref().zip(self.request.as_ref().ok());
+        priced.map_or(0, |(quote, request)| quote.cost(request, output))
+    }
 }
 
 /// Leases jobs of a line to the worker as planned and marks them running, in one commit.
@@ -51,9 +63,15 @@ pub async fn claim(
         let mut started = store::mark_running(&mut tx, tasks).await?;
         for task in tasks {
             if let Some(at) = started.iter().position(|job| job.id == task.lease.task) {
-                let StartedJob { job_type, request, .. } = started.swap_remove(at);
-                let request = serde_json::from_value(request).map_err(|error| error.to_string());
-                runs.push(Run { task: task.clone(), job_type, request });
+                let StartedJob { job_type, request, quote, .. } = started.swap_remove(at);
+                let unreadable = |error: serde_json::Error| error.to_string();
+                let quote = quote.map(serde_json::from_value).transpose().map_err(unreadable);
+                let request = serde_json::from_value(request).map_err(unreadable);
+                let (request, quote) = match quote {
+                    Ok(quote) => (request, quote),
+                    Err(error) => (Err(error), None),
+                };
+                runs.push(Run { task: task.clone(), job_type, request, quote });
             } else {
                 tracing::error!(job_id = %task.lease.task, account_id = %task.lease.account,
                     "a task without a queued job; dropped");
@@ -90,12 +108,14 @@ impl Settled {
     }
 }
 
-/// Stores the result, and the image of an image job, ends the job and its task: one commit, fenced.
+/// Stores the result, and the image of an image job, ends the job and its task, and charges `cost` credits: one commit,
+/// fenced.
 pub async fn settle_success(
     db: &Database,
     lease: Lease,
     output: &GenerationOutput,
     image: Option<&NewImage>,
+    cost: i64,
 ) -> Result<Settled> {
     let mut tx = TenantTx::begin(db.pool(), lease.account).await?;
     if !store::finish(&mut tx, lease).await? {
@@ -105,7 +125,7 @@ pub async fn settle_success(
     if let Some(image) = image {
         image.insert(&mut tx, lease.task).await?;
     }
-    store::mark_succeeded(&mut tx, lease.task).await?;
+    store::mark_succeeded(&mut tx, lease.task, new_id(), cost).await?;
     tx.commit().await?;
     metrics::counter!("tollgate_jobs_finished_total", "status" => "succeeded").increment(1);
     Ok(Settled::Succeeded)
@@ -144,7 +164,7 @@ pub async fn settle_failure(
         AfterFailure::GiveUp => {
             let held = store::bury(&mut tx, lease, &error).await?;
             if held {
-                store::mark_failed(&mut tx, &[lease.task], &error).await?;
+                fail(&mut tx, &[lease.task], &error).await?;
             }
             held
         }
@@ -174,4 +194,16 @@ pub async fn release(db: &Database, queue: QueueName, lease: Lease, reason: &str
     tx.commit().await?;
     wake_workers(db, queue).await;
     Ok(true)
+}
+
+/// The jobs failed for good, and what was held for them is free again. The order of locks: task, job, balance.
+pub(crate) async fn fail(tx: &mut TenantTx, jobs: &[Uuid], error: &JobError) -> Result<()> {
+    store::mark_failed(tx, jobs, error).await?;
+    refund(tx, jobs).await
+}
+
+/// What is held for jobs that have failed or were called off is free again.
+pub(crate) async fn refund(tx: &mut TenantTx, jobs: &[Uuid]) -> Result<()> {
+    let entries: Vec<Uuid> = jobs.iter().map(|_| new_id()).collect();
+    Ok(store::refund(tx, jobs, &entries).await?)
 }

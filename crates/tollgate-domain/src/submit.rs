@@ -1,61 +1,89 @@
-//! Submit: job, first event and task in one commit. After it the job cannot be lost; before it nothing exists.
+//! Submit: key, hold, job, first event, task and answer in one commit. After it the job cannot be lost; before it nothing
+//! exists.
+//!
+//! An account's balance is one row, on which its submissions must take turns. So those that come while one is under way
+//! wait here, and go together in the next: one statement, one lock, one commit for all of them.
+
+mod batches;
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use tollgate_model::account::AccountId;
-use tollgate_model::queue::QueueName;
+use tollgate_model::idempotency::Once;
 use tollgate_model::submission::{Submission, SubmissionRules};
-use tollgate_store as store;
-use tollgate_store::{NewTask, TenantTx};
+use tollgate_store::{NewJob, SubmitTerms, Submitted};
 use uuid::Uuid;
 
+use self::batches::Batches;
 use crate::ids::new_id;
-use crate::{Admission, Database, Result, Wakers};
+use crate::once::{Answer, KEEP};
+use crate::prices::Prices;
+use crate::{Admission, Database, Error, Result, Wakers};
 
 /// What stands between a submission and the queue; made once, at start.
 #[derive(Debug)]
 pub struct Entrance {
-    /// What submissions are measured against.
-    pub rules: SubmissionRules,
-    /// A job not finished within this time fails.
-    pub ttl: Duration,
-    /// How much may wait.
-    pub admission: Admission,
-    /// Wakes a worker afterwards.
-    pub wakers: Wakers,
+    rules: SubmissionRules,
+    prices: Prices,
+    admission: Admission,
+    wakers: Wakers,
+    batches: Batches,
 }
 
-/// Accepts a job of the account that holds the key, and wakes a worker for it. Returns its id.
-pub async fn submit(
-    db: &Database,
-    entrance: &Entrance,
-    (account, key): (AccountId, Uuid),
-    submission: Submission,
-    now: DateTime<Utc>,
-) -> Result<Uuid> {
-    let id = new_id();
-    let job = submission.accept(&entrance.rules, id, now)?;
-    let place = entrance.admission.place(db).await?;
-    let mut tx = TenantTx::begin(db.pool(), account).await?;
-    entrance.admission.check_account(&mut tx, account).await?;
-    store::insert_job(&mut tx, id, Some(key), &job).await?;
-    let line = QueueName::of_kind(job.request.endpoint.kind());
-    let task = NewTask {
-        id,
-        queue: line,
-        task_type: &job.job_type,
-        // The job's row holds what there is to do.
-        payload: &serde_json::Value::Object(serde_json::Map::new()),
-        priority: job.priority,
-        max_attempts: job.max_attempts,
-        run_at: job.scheduled_at,
-        ttl: entrance.ttl,
-    };
-    store::enqueue(&mut tx, account, task).await?;
-    tx.commit().await?;
-    place.taken();
-    entrance.wakers.wake(line);
-    metrics::counter!("tollgate_jobs_submitted_total", "type" => job.job_type).increment(1);
-    Ok(id)
+impl Entrance {
+    /// `rules`: what submissions are measured against. `ttl`: a job not finished within this time fails. `admission`: how
+    /// much may wait. `wakers` wake a worker afterwards.
+    pub fn new(
+        db: Database,
+        rules: SubmissionRules,
+        prices: Prices,
+        ttl: Duration,
+        admission: Admission,
+        wakers: Wakers,
+    ) -> Self {
+        let terms = SubmitTerms { ttl, max_queued: admission.per_account(), keep: KEEP };
+        Self { rules, prices, admission, wakers, batches: Batches::new(db, terms) }
+    }
+
+    /// Accepts a job of the account that holds the key, and wakes a worker for it: `202 {"job_id"}`.
+    pub async fn submit(
+        &self,
+        db: &Database,
+        (account, key): (AccountId, Uuid),
+        submission: Submission,
+        once: Option<Once>,
+        now: DateTime<Utc>,
+    ) -> Result<Answer> {
+        let id = new_id();
+        let job = submission.accept(&self.rules, id, now)?;
+        let quote = self.prices.quote(&job, now)?;
+        let place = self.admission.place(db).await?;
+        let mut answer = Answer::new(202, &json!({ "job_id": id }))?;
+        let location = format!("/v1/jobs/{id}");
+        answer.location = Some(location.clone());
+        let job_type = job.job_type.clone();
+        let hold = quote.estimate;
+        let new =
+            NewJob { id, key, entry: new_id(), job, quote, once, response: answer.body.clone(), location };
+        let line = new.line();
+        match self.batches.submit(account, new).await? {
+            Submitted::Accepted => {
+                place.taken();
+                self.wakers.wake(line);
+                metrics::counter!("tollgate_jobs_submitted_total", "type" => job_type).increment(1);
+                Ok(answer)
+            }
+            Submitted::Replayed { response, location } => {
+                Ok(Answer { status: answer.status, body: response, location, replayed: true })
+            }
+            Submitted::Conflict => Err(Error::IdempotencyConflict),
+            Submitted::InFlight => Err(Error::IdempotencyInFlight),
+            Submitted::Unauthorized => Err(Error::KeyGone),
+            Submitted::Full => Err(self.admission.account_is_full()),
+            Submitted::Capped => Err(Error::DailyLimit { needed: hold }),
+            Submitted::Short { balance } => Err(Error::InsufficientCredits { needed: hold, balance }),
+        }
+    }
 }

@@ -8,7 +8,7 @@ use tollgate_store::SystemTx;
 use uuid::Uuid;
 
 use crate::waker::wake_workers;
-use crate::{Database, Result, dead_letters};
+use crate::{Database, Result, dead_letters, runs};
 
 /// Rows one transaction handles; a longer list takes several.
 const BATCH: i64 = 500;
@@ -95,7 +95,7 @@ async fn take_back(mut tx: SystemTx, worker: Uuid, swept: &mut Swept) -> Result<
         store::mark_requeued(&mut tx, &ids, "worker lost").await?;
         for &(account, id, _) in tasks.iter().filter(|task| task.2 >= MAX_LOST_LEASES) {
             if let Some(queue) = store::bury_unleased(&mut tx, id, &error).await? {
-                store::mark_failed(&mut tx, &[id], &error).await?;
+                runs::fail(&mut tx, &[id], &error).await?;
                 buried.push((queue, account, id));
             }
         }
@@ -152,7 +152,7 @@ async fn expire(db: &Database, swept: &mut Swept) -> Result<bool> {
         for tasks in jobs.chunk_by(|a, b| a.0 == b.0) {
             tx = tx.enter(tasks[0].0).await?;
             let ids: Vec<Uuid> = tasks.iter().map(|task| task.1).collect();
-            store::mark_failed(&mut tx, &ids, &error).await?;
+            runs::fail(&mut tx, &ids, &error).await?;
         }
         tx.commit().await?;
     } else {

@@ -4,6 +4,7 @@ pub(crate) mod ai;
 pub(crate) mod api_keys;
 pub(crate) mod assets;
 pub(crate) mod audit_log;
+pub(crate) mod credits;
 pub(crate) mod images;
 pub(crate) mod internal;
 pub(crate) mod jobs;

@@ -5,13 +5,17 @@
 
 mod caller;
 mod json;
+mod once;
 mod operator;
 mod path;
 mod query;
 mod strict;
 
-pub(crate) use caller::{Caller, JobsRead, JobsWrite, KeysWrite, X_API_KEY, no_key, require};
+pub(crate) use caller::{
+    BillingRead, Caller, JobsRead, JobsWrite, KeysWrite, Recognised, X_API_KEY, no_key, require, unknown,
+};
 pub(crate) use json::{BodyLimit, JsonBody};
+pub(crate) use once::{Asked, AskedWith};
 pub(crate) use operator::Operator;
 pub(crate) use path::{Id, Named};
 pub(crate) use query::Query;

@@ -7,6 +7,7 @@
 //!
 //! **Architecture invariant:** nothing here sees a transaction, and nothing here calls out.
 
+mod answer;
 mod api;
 mod available;
 pub mod client;

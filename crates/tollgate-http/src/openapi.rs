@@ -26,6 +26,7 @@ use crate::router;
     tags(
         (name = "jobs", description = "Generation jobs."),
         (name = "images", description = "The images that jobs have brought."),
+        (name = "credits", description = "The account's credits, and the ledger of how it came to them."),
         (name = "api-keys", description = "The account's API keys."),
         (name = "audit-log", description = "Who did what to the account."),
         (name = "quota", description = "How much there is to do, for status indicators."),

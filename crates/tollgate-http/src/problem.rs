@@ -11,14 +11,18 @@ use std::ops::RangeInclusive;
 
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 pub use code::Code;
-pub(crate) use docs::{ForBody, ForCaller, ForId, ForOperator, ForQuery, Responses, Unfinished, document};
+pub(crate) use docs::{
+    ForBody, ForCaller, ForId, ForOnce, ForOperator, ForQuery, Responses, Unfinished, document,
+};
 
 use crate::request_id::RequestId;
+
+const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// Why a request was not answered as asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,6 +113,10 @@ impl Problem {
         if code.status() == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tollgate\""));
         }
+        if is_final(code) {
+            // The official SDKs of the providers try a 409 again by themselves.
+            headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
         let wait = self.retry_after.or_else(|| usual_wait(code).map(|range| spread(request_id, range)));
         if let Some(seconds) = wait {
             headers.insert(RETRY_AFTER, seconds.into());
@@ -121,8 +129,14 @@ fn usual_wait(code: Code) -> Option<RangeInclusive<u32>> {
     match code {
         Code::Unavailable => Some(1..=5),
         Code::QueueFull => Some(10..=30),
+        Code::IdempotencyInFlight => Some(1..=2),
         _ => None,
     }
+}
+
+/// Whether asking again is of no use, though the status may say otherwise to a program.
+fn is_final(code: Code) -> bool {
+    matches!(code, Code::InsufficientCredits | Code::IdempotencyKeyConflict | Code::JobFinished)
 }
 
 /// One of the range, by the request's id: clients that failed together do not return together.
@@ -167,8 +181,9 @@ mod tests {
             assert!(!document["title"].as_str().unwrap().is_empty());
             assert!(!document["request_id"].as_str().unwrap().is_empty());
             assert_eq!(response.headers().contains_key(WWW_AUTHENTICATE), code == Code::Unauthorized);
-            let waits = matches!(code, Code::Unavailable | Code::QueueFull);
+            let waits = matches!(code, Code::Unavailable | Code::QueueFull | Code::IdempotencyInFlight);
             assert_eq!(response.headers().contains_key(RETRY_AFTER), waits);
+            assert_eq!(response.headers().contains_key(X_SHOULD_RETRY), is_final(code));
         }
     }
 

@@ -19,7 +19,7 @@ use utoipa_axum::routes;
 use crate::api::{Api, App, Ops};
 use crate::available::available;
 use crate::endpoints::internal::{dlq, guard, lanes, queues};
-use crate::endpoints::{ai, api_keys, assets, audit_log, images, jobs, ops};
+use crate::endpoints::{ai, api_keys, assets, audit_log, credits, images, jobs, ops};
 use crate::extract::X_API_KEY;
 use crate::observe;
 use crate::openapi;
@@ -42,6 +42,8 @@ fn tenants_table() -> OpenApiRouter<App> {
         .row("POST /v1/jobs/{id}/cancel", routes!(jobs::cancel::cancel))
         .row("GET /v1/images", routes!(images::list::list))
         .row("GET /v1/images/{id}/content", routes!(images::content::content))
+        .row("GET /v1/credits", routes!(credits::show::show))
+        .row("GET /v1/credits/ledger", routes!(credits::ledger::list))
         .row("GET /v1/api-keys", routes!(api_keys::list::list))
         .row("POST /v1/api-keys", routes!(api_keys::create::create))
         .row("DELETE /v1/api-keys/{id}", routes!(api_keys::revoke::revoke))

@@ -44,13 +44,6 @@ impl QueueFull {
     pub const REASONS: [&'static str; 2] = ["account_queue_full", "queue_full"];
 }
 
-impl Limits {
-    /// Whether an account of which `queued` tasks wait may have one more.
-    pub fn check_account(self, queued: i64) -> Result<(), QueueFull> {
-        if queued < i64::from(self.per_account) { Ok(()) } else { Err(QueueFull::Account(self.per_account)) }
-    }
-}
-
 /// The longest that a look is good for, far from the limit.
 const FAR: Duration = Duration::from_secs(1);
 /// The same near it; also, how often somebody who would be refused makes us look again.

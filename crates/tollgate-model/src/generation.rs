@@ -143,6 +143,9 @@ pub struct GenerationOutput {
     pub latency_ms: i64,
     /// Tokens, as the provider counted them; zeros where it gave none.
     pub usage: Usage,
+    /// Those of the input that the provider had in its cache, and bills at another rate.
+    #[serde(skip)]
+    pub cached_tokens: i64,
     /// The reply as it came, for what the normalised fields leave out: without an image's bytes, and without NUL
     /// characters.
     pub raw: Value,

@@ -169,6 +169,9 @@ pub struct KeyInfo {
     /// Its own rate limit, such as `600,1m`, if an operator has set one.
     #[schema(required)]
     pub rate_limit: Option<String>,
+    /// Credits that its jobs may cost a day (UTC), if an operator has set a limit.
+    #[schema(required)]
+    pub daily_credit_limit: Option<i64>,
 }
 
 impl KeyInfo {

@@ -31,6 +31,6 @@ mod tests;
 
 pub use client::{ClientError, install_crypto_provider};
 pub use image_store::{ImageStore, ImageStoreError, ImageStoreKind, S3Config};
-pub use openai::{OpenAi, OpenAiConfig};
+pub use openai::{NAME as OPENAI, OpenAi, OpenAiConfig};
 pub use provider::Provider;
 pub use tollgate::{ApiError, Page, TollgateClient};

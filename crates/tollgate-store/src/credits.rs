@@ -43,6 +43,39 @@ pub async fn grant(
     .await
 }
 
+/// Frees what is held for jobs that have failed or were called off; once, however often it is asked. `entries` are the
+/// ledger's new ids, one for each job.
+pub async fn refund(tx: &mut TenantTx, jobs: &[Uuid], entries: &[Uuid]) -> Result<()> {
+    sqlx::query!(
+        "WITH job AS MATERIALIZED (
+             SELECT asked.id, asked.entry, own.held, own.key_id, own.day
+             FROM unnest($2::uuid[], $3::uuid[]) AS asked (id, entry),
+                  LATERAL (SELECT credits_held AS held, key_id, (created_at AT TIME ZONE 'UTC')::date AS day FROM app.jobs
+                           WHERE account_id = $1 AND id = asked.id AND credits_held > 0 LIMIT 1
+                           FOR NO KEY UPDATE) AS own
+         ), freed AS (
+             UPDATE app.jobs j SET credits_held = 0 FROM job WHERE j.account_id = $1 AND j.id = job.id
+         ), balance AS (
+             UPDATE app.credit_balances b SET held = b.held - sums.held
+             FROM (SELECT sum(held)::bigint AS held FROM job HAVING count(*) > 0) AS sums
+             WHERE b.account_id = $1
+         ), spending AS (
+             UPDATE app.key_spending s SET credits = greatest(s.credits - sums.held, 0)
+             FROM (SELECT key_id, day, sum(held)::bigint AS held FROM job GROUP BY key_id, day) AS sums
+             WHERE s.account_id = $1 AND s.key_id = sums.key_id AND s.day = sums.day
+         )
+         INSERT INTO app.credits_ledger (account_id, id, delta, held, reason, job_id)
+         SELECT $1, entry, held, -held, $4, id FROM job",
+        tx.account().0,
+        jobs,
+        entries,
+        EntryReason::Refund.as_str(),
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
 /// The account's credits; `None`: there is no such account.
 pub async fn balance(tx: &mut TenantTx) -> Result<Option<Balance>> {
     sqlx::query!("SELECT posted, held, owed FROM app.credit_balances WHERE account_id = $1", tx.account().0)

@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::types::Json;
 use tollgate_model::account::AccountId;
+use tollgate_model::credits::EntryReason;
 use tollgate_model::dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterPlace};
 use tollgate_model::job::{JobError, JobEventKind};
 use tollgate_model::queue::QueueName;
@@ -268,26 +269,40 @@ pub async fn delete_dead_letters(tx: &mut SystemTx, letters: &[LockedLetter]) ->
     Ok(done.rows_affected())
 }
 
-/// Puts a failed job of the transaction's account back to where it began. `false`: it is gone, or not failed.
+/// Puts a failed job of the transaction's account back to where it began, and holds its estimate again. `false`: it is gone,
+/// or not failed, or the balance does not pay for it.
 ///
 /// This is the one exception to "nothing leaves a final status": an operator's explicit act, recorded as an event. The
 /// events before it stay, the attempts begin anew.
 ///
 /// One job at a time: of many, in one statement, whatever its form, an index is asked for the account alone if it was
 /// planned on an empty table, and every job of the account is read for each batch. Behind the wall, `ctid` is no way out.
-pub async fn reopen_failed(tx: &mut TenantTx, id: Uuid) -> Result<bool> {
+pub async fn reopen_failed(tx: &mut TenantTx, id: Uuid, entry: Uuid) -> Result<bool> {
     let done = sqlx::query!(
-        "WITH changed AS (
+        "WITH job AS MATERIALIZED (
+             SELECT coalesce((quote ->> 'estimate')::bigint, 0) AS hold FROM app.jobs
+             WHERE account_id = $1 AND id = $2 AND status = 'failed' FOR NO KEY UPDATE
+         ), paid AS (
+             UPDATE app.credit_balances b SET held = b.held + job.hold
+             FROM job WHERE b.account_id = $1 AND b.posted - b.held >= job.hold
+             RETURNING job.hold
+         ), changed AS (
              UPDATE app.jobs
              SET status = 'queued', attempts = 0, scheduled_at = now(), finished_at = NULL, error_code = NULL,
-                 error_message = NULL, last_event = last_event + 1
-             WHERE account_id = $1 AND id = $2 AND status = 'failed'
-             RETURNING last_event)
+                 error_message = NULL, last_event = last_event + 1, credits_held = paid.hold
+             FROM paid WHERE account_id = $1 AND id = $2 AND status = 'failed'
+             RETURNING last_event
+         ), entry AS (
+             INSERT INTO app.credits_ledger (account_id, id, delta, held, reason, job_id)
+             SELECT $1, $4, -hold, hold, $5, $2 FROM paid WHERE hold > 0
+         )
          INSERT INTO app.job_events (account_id, job_id, seq, type)
          SELECT $1, $2, last_event, $3 FROM changed",
         tx.account().0,
         id,
         JobEventKind::Redriven.as_str(),
+        entry,
+        EntryReason::Reservation.as_str(),
     )
     .execute(tx.connection())
     .await?;

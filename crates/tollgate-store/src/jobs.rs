@@ -8,40 +8,16 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use sqlx::types::Json;
+use tollgate_model::credits::EntryReason;
 use tollgate_model::generation::{GenerationOutput, Usage};
 use tollgate_model::job::{
     Job, JobCredits, JobError, JobEvent, JobEventKind, JobImage, JobOutput, JobStatus,
 };
 use tollgate_model::queue::ClaimedTask;
-use tollgate_model::submission::AcceptedJob;
 use uuid::Uuid;
 
 use crate::images::media_type;
 use crate::{Result, TenantTx};
-
-/// Stores a job and its first event.
-pub async fn insert_job(tx: &mut TenantTx, id: Uuid, key: Option<Uuid>, job: &AcceptedJob) -> Result<()> {
-    sqlx::query!(
-        "WITH job AS (
-             INSERT INTO app.jobs (account_id, id, key_id, type, priority, max_attempts, request, metadata, scheduled_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, greatest(now(), $9::timestamptz)))
-         INSERT INTO app.job_events (account_id, job_id, seq, type) VALUES ($1, $2, 1, $10)",
-        tx.account().0,
-        id,
-        key,
-        job.job_type,
-        job.priority,
-        job.max_attempts,
-        Json(&job.request) as _,
-        Json(&job.metadata) as _,
-        job.scheduled_at,
-        JobEventKind::Queued.as_str(),
-    )
-    .execute(tx.conn())
-    .await?;
-    Ok(())
-}
 
 /// A job whose attempt has begun.
 #[derive(Debug, Clone)]
@@ -52,6 +28,8 @@ pub struct StartedJob {
     pub job_type: String,
     /// The call to make, as it was stored; a newer version may have stored what this one cannot read.
     pub request: Value,
+    /// What it was accepted under; `None`: before there were prices.
+    pub quote: Option<Value>,
 }
 
 /// The transaction's account's jobs among `tasks` are running now.
@@ -65,18 +43,18 @@ pub async fn mark_running(tx: &mut TenantTx, tasks: &[ClaimedTask]) -> Result<Ve
                UPDATE app.jobs j
                SET status = 'running', attempts = c.attempt, started_at = clock_timestamp(), last_event = last_event + 1
                FROM claimed c WHERE j.account_id = $1 AND j.id = c.id AND j.status IS NOT DISTINCT FROM 'queued'
-               RETURNING j.id, j.type, j.request, j.attempts, j.last_event
+               RETURNING j.id, j.type, j.request, j.quote, j.attempts, j.last_event
            ), event AS (
                INSERT INTO app.job_events (account_id, job_id, seq, type, data)
                SELECT $1, id, last_event, $4, jsonb_build_object('attempt', attempts) FROM started
            )
-           SELECT id, type, request FROM started"#,
+           SELECT id, type, request, quote FROM started"#,
         tx.account().0,
         &ids,
         &attempts,
         JobEventKind::Started.as_str(),
     )
-    .map(|row| StartedJob { id: row.id, job_type: row.r#type, request: row.request })
+    .map(|row| StartedJob { id: row.id, job_type: row.r#type, request: row.request, quote: row.quote })
     .fetch_all(tx.conn())
     .await
 }
@@ -123,26 +101,51 @@ pub async fn mark_retrying(tx: &mut TenantTx, id: Uuid, at: DateTime<Utc>, error
     Ok(())
 }
 
-/// The job has its result. `false`: it was not running.
-pub async fn mark_succeeded(tx: &mut TenantTx, id: Uuid) -> Result<bool> {
-    mark_final(tx, &[id], JobStatus::Succeeded, JobEventKind::Completed, None)
-        .await
-        .map(|changed| changed == 1)
+/// The job has its result, and costs so many credits: what was held for it is free again, the cost is charged, and what of
+/// it the balance does not pay is owed. One statement, and the balance last of all. `false`: it had ended before.
+pub async fn mark_succeeded(tx: &mut TenantTx, id: Uuid, entry: Uuid, cost: i64) -> Result<bool> {
+    let done = sqlx::query!(
+        "WITH job AS MATERIALIZED (
+             SELECT credits_held AS held, key_id, (created_at AT TIME ZONE 'UTC')::date AS day FROM app.jobs
+             WHERE account_id = $1 AND id = $2 AND finished_at IS NULL FOR NO KEY UPDATE
+         ), moved AS MATERIALIZED (
+             SELECT job.held, job.key_id, job.day, greatest($4 - job.held - (b.posted - b.held), 0) AS owed
+             FROM job, LATERAL (SELECT posted, held FROM app.credit_balances
+                                WHERE account_id = $1 AND (job.held > 0 OR $4::bigint > 0) LIMIT 1
+                                FOR NO KEY UPDATE) AS b
+         ), changed AS (
+             UPDATE app.jobs
+             SET status = $5, finished_at = clock_timestamp(), error_code = NULL, error_message = NULL,
+                 last_event = last_event + 1, credits_held = 0, credits_charged = $4
+             FROM job WHERE account_id = $1 AND id = $2 AND finished_at IS NULL
+             RETURNING last_event
+         ), balance AS (
+             UPDATE app.credit_balances b
+             SET posted = b.posted - $4 + moved.owed, held = b.held - moved.held, owed = b.owed + moved.owed
+             FROM moved WHERE b.account_id = $1
+         ), spending AS (
+             UPDATE app.key_spending s SET credits = greatest(s.credits - moved.held + $4, 0)
+             FROM moved WHERE s.account_id = $1 AND s.key_id = moved.key_id AND s.day = moved.day
+         ), entry AS (
+             INSERT INTO app.credits_ledger (account_id, id, delta, held, charged, owed, reason, job_id)
+             SELECT $1, $3, held - $4 + owed, -held, $4, owed, $7, $2 FROM moved
+         )
+         INSERT INTO app.job_events (account_id, job_id, seq, type) SELECT $1, $2, last_event, $6 FROM changed",
+        tx.account().0,
+        id,
+        entry,
+        cost,
+        JobStatus::Succeeded.as_str(),
+        JobEventKind::Completed.as_str(),
+        EntryReason::Confirm.as_str(),
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(done.rows_affected() == 1)
 }
 
 /// The jobs failed for good. Returns how many had not ended before.
 pub async fn mark_failed(tx: &mut TenantTx, ids: &[Uuid], error: &JobError) -> Result<u64> {
-    mark_final(tx, ids, JobStatus::Failed, JobEventKind::Failed, Some(error)).await
-}
-
-async fn mark_final(
-    tx: &mut TenantTx,
-    ids: &[Uuid],
-    status: JobStatus,
-    event: JobEventKind,
-    error: Option<&JobError>,
-) -> Result<u64> {
-    let data = error.map_or_else(|| json!({}), |error| json!({ "error": error }));
     let done = sqlx::query!(
         "WITH changed AS (
              UPDATE app.jobs
@@ -154,11 +157,11 @@ async fn mark_final(
          SELECT $1, id, last_event, $6, $7 FROM changed",
         tx.account().0,
         ids,
-        status.as_str(),
-        error.map(|error| error.code.as_str()),
-        error.map(|error| error.message.as_str()),
-        event.as_str(),
-        data,
+        JobStatus::Failed.as_str(),
+        error.code,
+        error.message,
+        JobEventKind::Failed.as_str(),
+        json!({ "error": error }),
     )
     .execute(tx.conn())
     .await?;

@@ -50,6 +50,8 @@ pub struct KeyToInsert<'a> {
     pub rotated_from: Option<Uuid>,
     /// Its own rate limit, such as `600,1m`.
     pub rate_limit: Option<&'a str>,
+    /// Credits that its jobs may hold a day.
+    pub daily_credit_limit: Option<i64>,
 }
 
 /// Stores a key.
@@ -57,9 +59,11 @@ pub async fn insert_key(tx: &mut TenantTx, key: KeyToInsert<'_>) -> Result<KeyIn
     sqlx::query_as!(
         KeyRow,
         "INSERT INTO app.api_keys
-             (account_id, id, name, prefix, secret_hash, scopes, expires_at, rotated_from, rate_limit)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-         RETURNING id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at, rotated_from, rate_limit",
+             (account_id, id, name, prefix, secret_hash, scopes, expires_at, rotated_from, rate_limit,
+              daily_credit_limit)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+         RETURNING id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at, rotated_from, rate_limit,
+                   daily_credit_limit",
         tx.account().0,
         key.id,
         key.name,
@@ -69,6 +73,7 @@ pub async fn insert_key(tx: &mut TenantTx, key: KeyToInsert<'_>) -> Result<KeyIn
         key.expires_at,
         key.rotated_from,
         key.rate_limit,
+        key.daily_credit_limit,
     )
     .map(KeyInfo::from)
     .fetch_one(tx.conn())
@@ -107,6 +112,7 @@ struct KeyRow {
     revoked_at: Option<DateTime<Utc>>,
     rotated_from: Option<Uuid>,
     rate_limit: Option<String>,
+    daily_credit_limit: Option<i64>,
 }
 
 impl From<KeyRow> for KeyInfo {
@@ -122,6 +128,7 @@ impl From<KeyRow> for KeyInfo {
             revoked_at: row.revoked_at,
             rotated_from: row.rotated_from,
             rate_limit: row.rate_limit,
+            daily_credit_limit: row.daily_credit_limit,
         }
     }
 }
@@ -130,7 +137,8 @@ impl From<KeyRow> for KeyInfo {
 pub async fn list_keys(tx: &mut TenantTx, before: Option<Uuid>, limit: i64) -> Result<Vec<KeyInfo>> {
     sqlx::query_as!(
         KeyRow,
-        "SELECT id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at, rotated_from, rate_limit
+        "SELECT id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at, rotated_from, rate_limit,
+                daily_credit_limit
          FROM app.api_keys
          WHERE account_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
         tx.account().0,
@@ -146,7 +154,8 @@ pub async fn list_keys(tx: &mut TenantTx, before: Option<Uuid>, limit: i64) -> R
 pub async fn lock_key(tx: &mut TenantTx, id: Uuid) -> Result<Option<KeyInfo>> {
     sqlx::query_as!(
         KeyRow,
-        "SELECT id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at, rotated_from, rate_limit
+        "SELECT id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at, rotated_from, rate_limit,
+                daily_credit_limit
          FROM app.api_keys WHERE account_id = $1 AND id = $2 FOR NO KEY UPDATE",
         tx.account().0,
         id,
@@ -192,7 +201,8 @@ pub async fn revoke_key(tx: &mut TenantTx, id: Uuid) -> Result<Option<KeyInfo>> 
     sqlx::query_as!(
         KeyRow,
         "UPDATE app.api_keys SET revoked_at = now() WHERE account_id = $1 AND id = $2 AND revoked_at IS NULL
-         RETURNING id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at, rotated_from, rate_limit",
+         RETURNING id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at, rotated_from, rate_limit,
+                   daily_credit_limit",
         tx.account().0,
         id,
     )

@@ -12,13 +12,17 @@ mod connect;
 mod credits;
 mod dead_letters;
 mod guard;
+mod idempotency;
 mod images;
 mod jobs;
 mod keys;
 mod lanes;
 mod legacy;
 mod migrate;
+mod prices;
+mod reconcile;
 mod retention;
+mod submit;
 mod tasks;
 mod tx;
 mod wake;
@@ -27,7 +31,7 @@ mod workers;
 pub use accounts::{insert_account, list_accounts};
 pub use audit::{audit_page, insert_audit, insert_operators_audit, operators_audit_page};
 pub use connect::{ConnectError, Role, connect, drop_broken, probe};
-pub use credits::{balance, grant, ledger_page};
+pub use credits::{balance, grant, ledger_page, refund};
 pub use dead_letters::{
     LockedLetter, count_dead_letters, count_dead_letters_by_id, dead_letter, dead_letters_page,
     delete_dead_letters, lock_dead_letters, lock_dead_letters_by_id, redrive, reopen_failed,
@@ -36,12 +40,13 @@ pub use guard::{
     ClassRow, add_latencies, breaker_enabled, class_state, forget_latencies, latencies, lock_class,
     save_class, switch_breaker,
 };
+pub use idempotency::{Claim, SavedAnswer, claim_once, remove_expired_answers, save_answer};
 pub use images::{
     NewImage, NewPlace, Place, StoredImage, image_by_id, image_data, images_page, insert_image, lock_images,
     remove_unused_images,
 };
 pub use jobs::{
-    StartedJob, events_after, insert_job, insert_result, job_by_id, jobs_page, mark_cancelled, mark_failed,
+    StartedJob, events_after, insert_result, job_by_id, jobs_page, mark_cancelled, mark_failed,
     mark_requeued, mark_retrying, mark_running, mark_succeeded,
 };
 pub use keys::{
@@ -53,8 +58,11 @@ pub use lanes::{
 };
 pub use legacy::{LegacyError, Mended};
 pub use migrate::{MigrateError, Migrated, migrate, schema_is_current};
+pub use prices::{insert_price, prices};
+pub use reconcile::{Books, account_ids, advance_sums, all_books, books};
 pub use retention::{Batch, accounts_after, remove_ended_jobs};
 pub use sqlx::{Error, PgPool};
+pub use submit::{NewJob, SubmitTerms, Submitted, submit};
 pub use tasks::{
     LaneRoom, NewTask, bury, bury_expired, bury_unleased, claim, delete_task, due_in, enqueue, enqueue_all,
     finish, finish_all, lock_caps, lock_dead_worker, open_lane, orphan_workers, promote_due, release,

@@ -21,6 +21,9 @@ use uuid::Uuid;
 
 use crate::{Process, TestDb, eventually};
 
+/// What an account of a test begins with: more than any test spends.
+const CREDITS: i64 = 1_000_000_000;
+
 /// What a test wants otherwise.
 #[derive(Debug, Clone, Default)]
 pub struct Tune {
@@ -208,7 +211,8 @@ async fn operator(db: &TestDb) -> Database {
 
 async fn open_account(db: &TestDb) -> (AccountId, String) {
     let operator = operator(db).await;
-    let account = accounts::create(&operator, "test", 1000).await.unwrap_or_else(|error| panic!("{error}"));
+    let account =
+        accounts::create(&operator, "test", CREDITS).await.unwrap_or_else(|error| panic!("{error}"));
     let (_, key) = make_key(&operator, account, &Scope::ALL).await;
     (account, key.expose().to_owned())
 }

@@ -274,7 +274,8 @@ async fn settle(
         let answer = refused.as_ref().unwrap_or(answer);
         let settled = match answer {
             Ok((output, image)) => {
-                in_time(runs::settle_success(worker.db(), run.task.lease, output, image.as_ref())).await
+                let cost = run.cost(output);
+                in_time(runs::settle_success(worker.db(), run.task.lease, output, image.as_ref(), cost)).await
             }
             Err(failure) => {
                 let policy = worker.policy();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tollgate_domain::retention::{self, Progress};
-use tollgate_domain::{Database, guard, queue};
+use tollgate_domain::{Database, guard, once, queue, reconcile};
 use tollgate_model::guard::circuit::State;
 use tollgate_model::guard::class::GuardConfig;
 use tollgate_model::guard::status::{GuardStatus, named};
@@ -36,7 +36,13 @@ pub async fn upkeep(
     guards: GuardConfig,
     breaker_enabled: watch::Receiver<bool>,
 ) {
-    tokio::join!(retain(&db, keep, &images), count(&db), show_guards(&db, &guards, &breaker_enabled));
+    tokio::join!(
+        retain(&db, keep, &images),
+        count(&db),
+        show_guards(&db, &guards, &breaker_enabled),
+        reconcile(&db),
+        forget_answers(&db),
+    );
 }
 
 /// Not a part of the sweep, which must come round in time: a long list of old jobs keeps nobody but this loop.
@@ -63,6 +69,44 @@ async fn retain(db: &Database, keep: Option<Duration>, images: &Images) {
             Err(error) => database.failed(&error).await,
         }
         images.remove(progress.take_outside()).await;
+    }
+}
+
+/// From one look at some accounts' ledgers to the next.
+const BOOKS: Duration = Duration::from_secs(2);
+
+async fn reconcile(db: &Database) {
+    metrics::gauge!("tollgate_ledger_drift_credits").set(0.0);
+    metrics::counter!("tollgate_ledger_accounts_checked_total").increment(0);
+    let mut database = Backoff::new("reconciling ledgers", db);
+    let mut progress = reconcile::Progress::default();
+    let mut pause = BOOKS;
+    loop {
+        sleep(pause.mul_f64(0.5 + jitter())).await;
+        let began = Instant::now();
+        match in_time(reconcile::round(db, &mut progress)).await {
+            Ok(_) => {
+                database.succeeded();
+                metrics::gauge!("tollgate_ledger_drift_credits").set(progress.drift() as f64);
+            }
+            Err(error) => database.failed(&error).await,
+        }
+        pause = BOOKS.max(began.elapsed() * REST);
+    }
+}
+
+/// From one look for answers that nobody can ask for again to the next.
+const ANSWERS: Duration = Duration::from_mins(1);
+
+async fn forget_answers(db: &Database) {
+    let mut database = Backoff::new("forgetting answers", db);
+    let mut after = None;
+    loop {
+        sleep(ANSWERS.mul_f64(0.5 + jitter())).await;
+        match in_time(once::forget_expired(db, &mut after)).await {
+            Ok(()) => database.succeeded(),
+            Err(error) => database.failed(&error).await,
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    account, api, audit, demo, dev, dlq, doctor, guard, job, key, lane, migrate, provider_sim, queue, worker,
+    account, api, audit, demo, dev, dlq, doctor, guard, job, key, lane, migrate, price, provider_sim, queue,
+    worker,
 };
 
 /// Asynchronous AI jobs on PostgreSQL: post a generation job, get 202, and it is run exactly as promised.
@@ -33,7 +34,7 @@ pub(crate) enum Command {
     Worker(worker::Args),
     /// Say what is wrong with a set-up.
     Doctor,
-    /// Accounts (tenants): create, list, grant credits.
+    /// Accounts (tenants): create, list, grant credits, reconcile.
     #[command(subcommand)]
     Account(account::Command),
     /// API keys: create, list, rotate, revoke.
@@ -42,6 +43,9 @@ pub(crate) enum Command {
     /// The audit log: who did what.
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Prices, by model and date: list, set.
+    #[command(subcommand)]
+    Price(price::Command),
     /// Jobs: submit, list, show, watch, cancel.
     #[command(subcommand)]
     Job(job::Command),
@@ -83,6 +87,7 @@ pub(crate) async fn run(cli: Cli, config: crate::config::Config) -> Result<(), c
         Command::Account(command) => account::run(command, &config, json).await,
         Command::Key(command) => key::run(command, &config, json).await,
         Command::Audit(command) => audit::run(command, &config, json).await,
+        Command::Price(command) => price::run(command, &config, json).await,
         Command::Job(command) => job::run(command, &config, json).await,
         Command::Dlq(command) => dlq::run(command, &config, json).await,
         Command::Queue(command) => queue::run(command, &config, json).await,

@@ -20,12 +20,13 @@ use tollgate_http::{AllowedOrigins, TrustedProxies};
 use tollgate_model::admission::Limits;
 use tollgate_model::guard::class::{CallKind, GuardConfig};
 use tollgate_model::job_type::{JobType, JobTypes};
+use tollgate_model::pricing::{Price, PriceList};
 use tollgate_model::queue::{QueueName, QueuePolicy, TimesToLive};
 use tollgate_model::retry::RetrySchedule;
 use tollgate_model::submission::SubmissionRules;
 
 use self::images::ImageStorage;
-use self::values::{duration, durations, parsed, parsed_or_empty, retention};
+use self::values::{Setting, duration, durations, parsed, parsed_or_empty, retention, set, unset};
 
 /// What the program is told. Field names are the settings' names in lower case.
 #[derive(Debug, Clone, Deserialize)]
@@ -77,6 +78,7 @@ pub(crate) struct Config {
     pub max_event_streams: usize,
     pub max_queued_per_account: u32,
     pub max_queued: u32,
+    pub expected_completion_tokens: u32,
     pub public_status: Option<bool>,
     #[serde(deserialize_with = "retention")]
     pub job_retention: Option<Duration>,
@@ -97,6 +99,9 @@ pub(crate) struct Config {
     pub job_types: BTreeMap<String, JobType>,
     #[serde(default)]
     pub guard: GuardConfig,
+    /// `None`: none are configured, and the built-in ones hold.
+    #[serde(default)]
+    pub prices: Option<Vec<Price>>,
 }
 
 /// How log lines look.
@@ -111,26 +116,7 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// One row of the table.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Setting {
-    /// Its name in the environment; in the file, the same in lower case.
-    pub name: &'static str,
-    /// What holds if it is not set; `None`: nothing.
-    pub default: Option<&'static str>,
-    /// What it does.
-    pub doc: &'static str,
-}
-
-const fn set(name: &'static str, default: &'static str, doc: &'static str) -> Setting {
-    Setting { name, default: Some(default), doc }
-}
-
-const fn unset(name: &'static str, doc: &'static str) -> Setting {
-    Setting { name, default: None, doc }
-}
-
-/// Every setting, but for `job_types` and `guard`, which are tables of their own. `docs/configuration.md` is made of this.
+/// Every setting, but for `job_types`, `guard` and `prices`, which are tables of their own. `docs/configuration.md` is made of this.
 pub(crate) const SETTINGS: &[Setting] = &[
     unset(
         "DATABASE_URL",
@@ -263,6 +249,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "The same for all accounts together. Each API process counts what it lets in, and looks at the others' at least once a second (near the limit, 20 times).",
     ),
     set(
+        "EXPECTED_COMPLETION_TOKENS",
+        "500",
+        "What a text job that names no `max_tokens` is expected to generate: by it, and by its messages, it is estimated how many credits are held until the job has ended.",
+    ),
+    set(
         "JOB_RETENTION",
         "30d",
         "Finished jobs older than this are removed, with their results, events and dead letters; `0` or `off`: never. Counts are of all time, and stay.",
@@ -360,6 +351,10 @@ impl Config {
             config.guard =
                 serde_json::from_str(&text).map_err(|error| ConfigError(format!("GUARD: {error}")))?;
         }
+        if let Some(text) = variable("PRICES") {
+            config.prices =
+                serde_json::from_str(&text).map_err(|error| ConfigError(format!("PRICES: {error}")))?;
+        }
         config.check()?;
         Ok(config)
     }
@@ -422,6 +417,9 @@ impl Config {
                 return Err(ConfigError(format!("`{name}` must be between 100 and 600000")));
             }
         }
+        for price in self.prices.iter().flatten() {
+            price.check().map_err(|error| ConfigError(error.to_string()))?;
+        }
         self.check_images()?;
         self.submission_rules().map(drop)
     }
@@ -443,6 +441,11 @@ impl Config {
             default_timeout: Duration::from_millis(self.request_timeout_ms),
             image_timeout: Duration::from_millis(self.image_timeout_ms),
         })
+    }
+
+    /// The prices of the configuration, or the built-in ones.
+    pub(crate) fn prices(&self) -> Vec<Price> {
+        self.prices.clone().unwrap_or_else(PriceList::built_in)
     }
 
     /// How much may wait.

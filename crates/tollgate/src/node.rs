@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tollgate_domain::auth::Authenticator;
+use tollgate_domain::prices::Prices;
 use tollgate_domain::submit::Entrance;
 use tollgate_domain::{AdminToken, Database, Health, Role, admission, wakers};
 use tollgate_http::{Api, Operators, Tls, Transport};
@@ -18,6 +19,7 @@ use tollgate_model::generation::{Endpoint, GenerationRequest, Message, Role as M
 use tollgate_model::guard::class::CallKind;
 use tollgate_model::guard::outcome::Fingerprint;
 use tollgate_model::image::DEFAULT_SIZE;
+use tollgate_model::pricing::Expectation;
 use tollgate_outbound::{OpenAi, OpenAiConfig, Provider};
 use tollgate_worker::{Generation, Guard, Images, Worker, WorkerConfig, upkeep};
 use url::Url;
@@ -87,9 +89,13 @@ pub(crate) async fn serve_api(
     let db = connect(config, Role::Api, mode).await?;
     let (wakers, hints) = wakers(db.clone());
     let (admission, looks) = admission(db.clone(), config.admission_limits());
-    let entrance =
-        Entrance { rules: config.submission_rules()?, ttl: config.generation_job_ttl, admission, wakers };
+    let expected = Expectation { completion_tokens: config.expected_completion_tokens };
+    let (prices, new_prices) =
+        Prices::load(db.clone(), tollgate_outbound::OPENAI, config.prices(), expected).await?;
+    let (rules, ttl) = (config.submission_rules()?, config.generation_job_ttl);
+    let entrance = Entrance::new(db.clone(), rules, prices, ttl, admission, wakers);
     let mut beside = JoinSet::new();
+    beside.spawn(new_prices);
     let auth = Authenticator::new()?;
     let used_keys = auth.used().clone();
     let (tls, transport) = transport(config, mode)?;

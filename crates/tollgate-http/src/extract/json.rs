@@ -31,10 +31,7 @@ where
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        if !is_json(&parts.headers) {
-            return Err(Problem::invalid("the body must be JSON: send `Content-Type: application/json`"));
-        }
-        let bytes = read(body, BodyLimit::from_ref(state)).await?;
+        let bytes = read_json(&parts.headers, body, BodyLimit::from_ref(state)).await?;
         parse(&bytes).map(Self)
     }
 }
@@ -54,6 +51,14 @@ where
         }
         <Self as FromRequest<S>>::from_request(request, state).await.map(Some)
     }
+}
+
+/// The bytes of a JSON body.
+pub(super) async fn read_json(headers: &HeaderMap, body: Body, limit: BodyLimit) -> Result<Bytes, Problem> {
+    if !is_json(headers) {
+        return Err(Problem::invalid("the body must be JSON: send `Content-Type: application/json`"));
+    }
+    read(body, limit).await
 }
 
 /// `application/json`, or another type whose syntax is JSON (`application/…+json`), whatever its parameters.
@@ -78,7 +83,7 @@ async fn read(body: Body, limit: BodyLimit) -> Result<Bytes, Problem> {
     }
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(Problem::invalid("the body is empty; a JSON object is required"));
     }

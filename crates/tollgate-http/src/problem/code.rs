@@ -13,12 +13,18 @@ pub enum Code {
     InvalidRequest,
     /// No API key, or none that is valid.
     Unauthorized,
+    /// The balance does not pay for it.
+    InsufficientCredits,
     /// The key lacks the scope.
     ForbiddenScope,
     /// No such thing, or it is another account's.
     NotFound,
     /// The path exists, but not with this method; `Allow` names those it has.
     MethodNotAllowed,
+    /// The `Idempotency-Key` was used for another request.
+    IdempotencyKeyConflict,
+    /// The request with this `Idempotency-Key` has not ended; `Retry-After` says when to ask again.
+    IdempotencyInFlight,
     /// A final status stays.
     JobFinished,
     /// The body is longer than the server takes.
@@ -35,12 +41,15 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::InvalidRequest,
         Self::Unauthorized,
+        Self::InsufficientCredits,
         Self::ForbiddenScope,
         Self::NotFound,
         Self::MethodNotAllowed,
+        Self::IdempotencyKeyConflict,
+        Self::IdempotencyInFlight,
         Self::JobFinished,
         Self::PayloadTooLarge,
         Self::RateLimited,
@@ -54,10 +63,19 @@ impl Code {
         match self {
             Self::InvalidRequest => ("invalid_request", StatusCode::BAD_REQUEST, "Invalid request"),
             Self::Unauthorized => ("unauthorized", StatusCode::UNAUTHORIZED, "Unauthorized"),
+            Self::InsufficientCredits => {
+                ("insufficient_credits", StatusCode::PAYMENT_REQUIRED, "Insufficient credits")
+            }
             Self::ForbiddenScope => ("forbidden_scope", StatusCode::FORBIDDEN, "Missing scope"),
             Self::NotFound => ("not_found", StatusCode::NOT_FOUND, "Not found"),
             Self::MethodNotAllowed => {
                 ("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
+            }
+            Self::IdempotencyKeyConflict => {
+                ("idempotency_key_conflict", StatusCode::CONFLICT, "Idempotency key already used")
+            }
+            Self::IdempotencyInFlight => {
+                ("idempotency_in_flight", StatusCode::CONFLICT, "Request still under way")
             }
             Self::JobFinished => ("job_finished", StatusCode::CONFLICT, "Job already finished"),
             Self::PayloadTooLarge => {
@@ -98,9 +116,12 @@ mod tests {
             [
                 ("invalid_request", 400),
                 ("unauthorized", 401),
+                ("insufficient_credits", 402),
                 ("forbidden_scope", 403),
                 ("not_found", 404),
                 ("method_not_allowed", 405),
+                ("idempotency_key_conflict", 409),
+                ("idempotency_in_flight", 409),
                 ("job_finished", 409),
                 ("payload_too_large", 413),
                 ("rate_limited", 429),

@@ -63,6 +63,10 @@ problems! {
     ForOperator: Unauthorized "no operators' token, or a wrong one; or none is configured, and the operator API is off";
     /// Of an endpoint with an id in its path.
     ForId: NotFound "no such thing, or it is another account's";
+    /// Of an endpoint whose requests can be done once.
+    ForOnce:
+        IdempotencyKeyConflict "the `Idempotency-Key` was used for another request",
+        IdempotencyInFlight "the request with this `Idempotency-Key` has not ended";
     /// Of an endpoint with query parameters.
     ForQuery: InvalidRequest "a query parameter is unknown or out of range, or the cursor is another list's";
     /// Of an endpoint that reads a body.

@@ -3,6 +3,7 @@
 use tollgate_domain::Error;
 
 use super::{Code, Problem};
+use crate::extract::unknown;
 
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
@@ -13,6 +14,14 @@ impl From<Error> for Problem {
             }
             Error::LacksScope(_) => Self::new(Code::ForbiddenScope, error.to_string()),
             Error::QueueFull(_) => Self::new(Code::QueueFull, error.to_string()),
+            Error::InsufficientCredits { .. } | Error::DailyLimit { .. } => {
+                Self::new(Code::InsufficientCredits, error.to_string())
+            }
+            Error::KeyGone => unknown(),
+            Error::IdempotencyConflict | Error::SealedAnswer => {
+                Self::new(Code::IdempotencyKeyConflict, error.to_string())
+            }
+            Error::IdempotencyInFlight => Self::new(Code::IdempotencyInFlight, error.to_string()),
             Error::AlreadyFinished(_) => Self::new(Code::JobFinished, error.to_string()),
             // In the log by `available.rs`: a line each would be hundreds.
             Error::Unavailable(cause) => {
@@ -65,6 +74,14 @@ mod tests {
             (Error::KeyEnded, Code::InvalidRequest, "create a new one"),
             (Error::LacksScope(Scope::JobsRead), Code::ForbiddenScope, "`jobs:read`"),
             (Error::QueueFull(QueueFull::Account(7)), Code::QueueFull, "7 jobs may wait"),
+            (
+                Error::InsufficientCredits { needed: 7, balance: 3 },
+                Code::InsufficientCredits,
+                "needs 7 credits, and 3",
+            ),
+            (Error::KeyGone, Code::Unauthorized, "revoked or expired"),
+            (Error::IdempotencyConflict, Code::IdempotencyKeyConflict, "another body"),
+            (Error::IdempotencyInFlight, Code::IdempotencyInFlight, "under way"),
             (Error::AlreadyFinished(JobStatus::Failed), Code::JobFinished, "already failed"),
         ] {
             let problem = Problem::from(error);

@@ -207,14 +207,3 @@ fn what_is_under_way_during_a_look_counts_until_the_next() {
     assert_eq!(backlog.admit(ms(61)), Verdict::Admitted { look: false });
     assert_eq!(backlog.admit(ms(61)), Verdict::Full);
 }
-
-#[test]
-fn an_account_may_have_as_many_as_its_limit() {
-    let limits = Limits { per_account: 2, overall: 10 };
-    assert_eq!(limits.check_account(1), Ok(()));
-    assert_eq!(limits.check_account(2), Err(QueueFull::Account(2)));
-    assert!(QueueFull::Account(2).to_string().contains("this account"));
-    for full in [QueueFull::Account(2), QueueFull::Overall] {
-        assert!(QueueFull::REASONS.contains(&full.reason()));
-    }
-}

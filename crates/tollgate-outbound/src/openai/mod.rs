@@ -35,7 +35,8 @@ use crate::download::Downloads;
 use crate::limits::limits;
 use crate::{Provider, message, nul, retry_after};
 
-const NAME: &str = "openai";
+/// The adapter's name, as stored with results and named by prices.
+pub const NAME: &str = "openai";
 
 /// A request's timeout is believed up to a day, so that no arithmetic on it can overflow.
 const LONGEST_TIMEOUT: Duration = Duration::from_hours(24);
@@ -198,6 +199,7 @@ impl OpenAi {
             model: if reply.model.is_empty() { request.model.clone() } else { reply.model },
             latency_ms: i64::try_from(latency.as_millis()).unwrap_or(i64::MAX),
             usage: reply.usage,
+            cached_tokens: reply::cached_tokens(&raw),
             raw,
         })
     }

@@ -36,6 +36,13 @@ pub(super) fn usage(raw: &Value, prompt: &str, completion: &str) -> Usage {
     Usage { prompt_tokens, completion_tokens, total_tokens }
 }
 
+/// How many tokens of the input the provider had in its cache; the endpoints name these details differently too.
+pub(super) fn cached_tokens(raw: &Value) -> i64 {
+    let usage = &raw["usage"];
+    let details = ["prompt_tokens_details", "input_tokens_details"].map(|name| &usage[name]["cached_tokens"]);
+    details.into_iter().find_map(count).unwrap_or(0)
+}
+
 fn count(value: &Value) -> Option<i64> {
     // Some servers count in floats, and what is too large for an i64 is one, too.
     let whole = value.as_i64().or_else(|| value.as_f64().map(whole));
@@ -73,6 +80,19 @@ mod tests {
         ] {
             let Usage { prompt_tokens, completion_tokens, total_tokens } = usage(&raw, "p", "c");
             assert_eq!((prompt_tokens, completion_tokens, total_tokens), expected, "{raw}");
+        }
+    }
+
+    #[test]
+    fn cached_tokens_are_read_wherever_they_stand() {
+        for (usage, expected) in [
+            (json!({"prompt_tokens_details": {"cached_tokens": 3}}), 3),
+            (json!({"input_tokens_details": {"cached_tokens": 4}}), 4),
+            (json!({"prompt_tokens_details": {"cached_tokens": -1}}), 0),
+            (json!({"prompt_tokens_details": null}), 0),
+            (json!({}), 0),
+        ] {
+            assert_eq!(cached_tokens(&json!({ "usage": usage })), expected, "{usage}");
         }
     }
 

@@ -3,6 +3,7 @@
 use clap::Subcommand;
 use serde_json::json;
 use tollgate_domain::accounts;
+use tollgate_domain::reconcile::{self, Drift};
 use tollgate_model::account::AccountId;
 
 use crate::commands::operator;
@@ -34,6 +35,12 @@ pub(crate) enum Command {
         #[arg(long)]
         reason: String,
     },
+    /// Add up every ledger anew, and compare it with the balance and with what jobs hold. Fails if they differ.
+    Reconcile {
+        /// This account only.
+        #[arg(long, value_name = "ID")]
+        account: Option<AccountId>,
+    },
 }
 
 pub(crate) async fn run(command: Command, config: &Config, json: bool) -> Result<(), Failure> {
@@ -60,6 +67,28 @@ pub(crate) async fn run(command: Command, config: &Config, json: bool) -> Result
             print(json, &json!({ "account_id": account, "balance": balance.balance }), || {
                 format!("balance: {} credits", balance.balance)
             })
+        }
+        Command::Reconcile { account } => {
+            let (accounts, drifts) = reconcile::all(&db, account).await?;
+            print(json, &json!({ "accounts": accounts, "drifts": drifts }), || {
+                let row = |drift: &Drift| {
+                    format!(
+                        "{}  balance {:+}  held {:+}  owed {:+}",
+                        drift.account_id, drift.balance, drift.held, drift.owed
+                    )
+                };
+                let rows =
+                    drifts.iter().map(row).chain([format!("{accounts} accounts, {} differ", drifts.len())]);
+                rows.collect::<Vec<_>>().join("\n")
+            })?;
+            if drifts.is_empty() {
+                Ok(())
+            } else {
+                Err(Failure::new(
+                    "ledger and balance differ: somebody changed one of them past Tollgate, or it has a defect; nothing \
+                     was changed",
+                ))
+            }
         }
     }
 }

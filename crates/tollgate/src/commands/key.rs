@@ -34,6 +34,9 @@ pub(crate) enum Command {
         /// Its own rate limit, instead of the installation's: requests and time, such as 600,1m.
         #[arg(long, value_name = "N,TIME", value_parser = rate_limit)]
         rate_limit: Option<String>,
+        /// Credits that its jobs may cost a day (UTC). Without it: as many as the account has.
+        #[arg(long, value_name = "N")]
+        daily_credit_limit: Option<u32>,
     },
     /// List an account's keys, without their secrets.
     List {
@@ -41,7 +44,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "ID")]
         account: AccountId,
     },
-    /// Replace a key by a new one of the same name, scopes and rate limit, which is shown once. Both work until the old one
+    /// Replace a key by a new one of the same name, scopes and limits, which is shown once. Both work until the old one
     /// has ended.
     Rotate {
         /// The account it belongs to.
@@ -102,12 +105,13 @@ pub(crate) async fn run(command: Command, config: &Config, json: bool) -> Result
     let db = operator(config).await?;
     let hashing = config.api_key_hash_algo;
     match command {
-        Command::Create { account, scopes, name, expires_in, rate_limit } => {
+        Command::Create { account, scopes, name, expires_in, rate_limit, daily_credit_limit } => {
             let new = NewKey {
                 name: &name,
                 scopes: &scopes,
                 expires: expires_in.map(Expiry::In),
                 rate_limit: rate_limit.as_deref(),
+                daily_credit_limit,
             };
             show(keys::create(&db, account, Actor::Shell, hashing, new).await?, json)
         }

@@ -12,6 +12,7 @@ pub(crate) mod job;
 pub(crate) mod key;
 pub(crate) mod lane;
 pub(crate) mod migrate;
+pub(crate) mod price;
 pub(crate) mod provider_sim;
 pub(crate) mod queue;
 pub(crate) mod worker;

@@ -1,4 +1,4 @@
-//! How values are written.
+//! A row of the table of settings, and how values are written.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -6,6 +6,25 @@ use std::time::Duration;
 
 use serde::Deserialize as _;
 use serde::de::{Deserializer, Error as _};
+
+/// One row of the table.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setting {
+    /// Its name in the environment; in the file, the same in lower case.
+    pub name: &'static str,
+    /// What holds if it is not set; `None`: nothing.
+    pub default: Option<&'static str>,
+    /// What it does.
+    pub doc: &'static str,
+}
+
+pub(super) const fn set(name: &'static str, default: &'static str, doc: &'static str) -> Setting {
+    Setting { name, default: Some(default), doc }
+}
+
+pub(super) const fn unset(name: &'static str, doc: &'static str) -> Setting {
+    Setting { name, default: None, doc }
+}
 
 pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;

@@ -195,8 +195,19 @@ async fn operators_give_keys_a_term_and_a_limit_and_rotate_them() {
         let new: Value = serde_json::from_str(&out).unwrap();
         (new["key_id"].as_str().unwrap().to_owned(), new["key"].as_str().unwrap().to_owned())
     };
-    let create =
-        ["create", "--scopes", "jobs:read", "--name", "ci", "--expires-in", "90d", "--rate-limit", "600,1m"];
+    let create = [
+        "create",
+        "--scopes",
+        "jobs:read",
+        "--name",
+        "ci",
+        "--expires-in",
+        "90d",
+        "--rate-limit",
+        "600,1m",
+        "--daily-credit-limit",
+        "7",
+    ];
     let (id, key) = made(&create).await;
     let row = pair.listed(&id).await;
     assert_eq!((&row["rate_limit"], row["expires_at"].is_string()), (&json!("600,1m"), true));
@@ -208,6 +219,7 @@ async fn operators_give_keys_a_term_and_a_limit_and_rotate_them() {
     let (new_id, new_key) = made(&["rotate", "--key", &id, "--overlap", "24h"]).await;
     let row = pair.listed(&new_id).await;
     assert_eq!((&row["rate_limit"], &row["rotated_from"]), (&json!("600,1m"), &json!(id)));
+    assert_eq!(row["daily_credit_limit"], json!(7));
     assert_eq!((&row["expires_at"], &row["name"]), (&Value::Null, &json!("ci")));
     assert_eq!((pair.statuses(&key).await, pair.statuses(&new_key).await), ([200, 200], [200, 200]));
     let hours = format!(

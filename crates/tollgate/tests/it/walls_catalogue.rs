@@ -20,7 +20,7 @@ WITH schemas AS (
 ), tables AS (
     SELECT r.*, a.attnum AS account, a.attnotnull AND a.atttypid = 'uuid'::regtype AS account_ok
     FROM relations r LEFT JOIN pg_attribute a ON a.attrelid = r.oid AND a.attname = 'account_id' AND NOT a.attisdropped
-    WHERE r.schema IN ('app', 'queue', 'guard') AND r.relkind IN ('r', 'p')
+    WHERE r.schema IN ('app', 'queue', 'guard', 'pricing') AND r.relkind IN ('r', 'p')
 ), tenant AS (
     SELECT * FROM tables WHERE schema = 'app' OR account IS NOT NULL
 ), roles AS (
@@ -70,13 +70,19 @@ WITH schemas AS (
     ('guard.classes', 'api', 'r', 'app_api', 'true', NULL),
     ('guard.latencies', 'api', 'r', 'app_api', 'true', NULL),
     ('guard.switches', 'api', 'r', 'app_api', 'true', NULL),
+    -- Nor are prices.
+    ('pricing.prices', 'operator', '*', 'app_operator', 'true', 'true'),
+    ('pricing.prices', 'api', 'r', 'app_api', 'true', NULL),
     -- Whose rights queue.totals has.
-    ('queue.lane_counts', 'totals', 'r', 'app_migrator', 'true', NULL)
+    ('queue.lane_counts', 'totals', 'r', 'app_migrator', 'true', NULL),
+    ('app.credit_balances', 'listed', 'r', 'app_migrator', 'true', NULL)
 ), definers (name, result, several, body) AS (VALUES
     -- Every function that may read more than its caller, word for word.
     ('queue.totals(text)', 'queued bigint, running bigint, done bigint, failed bigint', false,
      'SELECT coalesce(sum(queued), 0), coalesce(sum(running), 0), coalesce(sum(done), 0), coalesce(sum(failed), 0) '
-     || 'FROM queue.lane_counts WHERE queue = wanted')
+     || 'FROM queue.lane_counts WHERE queue = wanted'),
+    ('app.accounts_after(uuid,integer)', 'account_id uuid', true,
+     'SELECT b.account_id FROM app.credit_balances b WHERE b.account_id > last ORDER BY b.account_id LIMIT most')
 )"#;
 
 /// A rule's words, and the query for what breaks it.
@@ -87,7 +93,8 @@ const RULES: &[(&str, &str)] = &[
     (
         "no account_id, and not on the list",
         "SELECT name FROM tables WHERE account IS NULL
-             AND name NOT IN ('queue.workers', 'queue.queues', 'queue.audit_log') AND schema <> 'guard'",
+             AND name NOT IN ('queue.workers', 'queue.queues', 'queue.audit_log')
+             AND schema NOT IN ('guard', 'pricing')",
     ),
     (
         "no primary key",
@@ -141,8 +148,8 @@ const RULES: &[(&str, &str)] = &[
     ),
     ("row-level security cannot cover it", "SELECT name FROM relations WHERE relkind IN ('m', 'f')"),
     (
-        "table outside app, queue and guard",
-        "SELECT name FROM relations WHERE relkind IN ('r', 'p') AND schema NOT IN ('app', 'queue', 'guard')
+        "table outside app, queue, guard and pricing",
+        "SELECT name FROM relations WHERE relkind IN ('r', 'p') AND schema NOT IN ('app', 'queue', 'guard', 'pricing')
          AND name <> 'migrations._sqlx_migrations'",
     ),
     (
@@ -350,7 +357,7 @@ ALTER VIEW app.extra_view SET (security_invoker = off)
 CREATE MATERIALIZED VIEW app.copy AS SELECT * FROM app.extra
 => app.copy: row-level security cannot cover it
 RESET ROLE; CREATE TABLE public.copy AS SELECT * FROM app.extra
-=> public.copy: table outside app, queue and guard
+=> public.copy: table outside app, queue, guard and pricing
 ALTER FUNCTION app.same SECURITY DEFINER
 => app.same(): SECURITY DEFINER function
 CREATE OR REPLACE FUNCTION queue.totals(wanted text, OUT queued bigint, OUT running bigint, OUT done bigint, OUT failed bigint)

@@ -25,8 +25,9 @@ const THEIRS: Row =
 const NEW: Row = Row { id: "0c000000-0000-7000-8000-000000000001", ..OURS };
 
 /// Where a CHECK asks for more than the type.
-const VALUES: [(&str, &str); 6] = [
-    ("app.credits_ledger.reason", "'adjustment'"),
+const VALUES: [(&str, &str); 7] = [
+    ("app.credits_ledger.reason", "'confirm'"),
+    ("app.credits_ledger.delta", "0"),
     ("app.webhook_deliveries.status", "'pending'"),
     ("queue.tasks.state", "'ready'"),
     ("app.images.media_type", "'image/png'"),

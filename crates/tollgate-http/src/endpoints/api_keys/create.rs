@@ -77,6 +77,7 @@ pub(crate) async fn create(
         expires: new.expires_at.map(Expiry::At),
         // An operator's alone to set: nobody lifts his own.
         rate_limit: None,
+        daily_credit_limit: None,
     };
     let made = keys::create(&app.db, caller.account, Actor::Key(caller.key), app.key_hashing, key).await?;
     Ok(CreatedKey::shown(made))

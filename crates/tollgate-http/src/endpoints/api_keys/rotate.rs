@@ -32,7 +32,7 @@ pub(crate) struct KeyRotation {
 
 /// Replaces a key
 ///
-/// Makes a key of the same name, scopes and rate limit. Both keys work until the old one has ended. A key cannot rotate one
+/// Makes a key of the same name, scopes and limits. Both keys work until the old one has ended. A key cannot rotate one
 /// with a scope that it lacks itself, nor one that is revoked or has expired; it may rotate itself.
 #[utoipa::path(
     post,

@@ -1,14 +1,14 @@
 //! `POST /v1/jobs/{id}/cancel`
 
-use axum::Json;
 use axum::extract::State;
-use tollgate_domain::jobs;
+use tollgate_domain::{Answer, jobs};
 use tollgate_model::job::Job;
 use utoipa::IntoResponses;
 
+use crate::answer::Answered;
 use crate::api::App;
-use crate::extract::{Caller, Id, JobsWrite};
-use crate::problem::{Code, ForCaller, ForId, Problem, Responses, Unfinished, document};
+use crate::extract::{Asked, Caller, Id, JobsWrite};
+use crate::problem::{Code, ForCaller, ForId, ForOnce, Problem, Responses, Unfinished, document};
 
 pub(crate) struct TooLate;
 
@@ -28,17 +28,22 @@ impl IntoResponses for TooLate {
     operation_id = "cancelJob",
     tag = "jobs",
     security(("api_key" = ["jobs:write"])),
-    params(("id" = Uuid, Path, description = "The job.")),
+    params(
+        ("id" = Uuid, Path, description = "The job."),
+        ("Idempotency-Key" = Option<String>, Header, description = "What you call this request: at most 255 characters."),
+    ),
     responses(
         (status = 200, description = "The job, now cancelled.", body = Job),
-        ForCaller, ForId, TooLate, Unfinished,
+        ForCaller, ForId, ForOnce, TooLate, Unfinished,
     )
 )]
 pub(crate) async fn cancel(
     State(app): State<App>,
     caller: Caller<JobsWrite>,
     id: Id<Job>,
-) -> Result<Json<Job>, Problem> {
-    let job = jobs::cancel(&app.db, caller.account, id.0).await?;
-    Ok(Json(app.shown(job)))
+    Asked(once): Asked,
+) -> Result<Answered, Problem> {
+    let shown = |job: &Job| Answer::new(200, &app.shown(job.clone()));
+    let answer = jobs::cancel(&app.db, caller.account, id.0, once.as_ref(), shown).await?;
+    Ok(Answered(answer))
 }
