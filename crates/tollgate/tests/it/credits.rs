@@ -162,13 +162,13 @@ async fn a_job_costs_what_was_the_price_when_it_was_accepted() {
         until: None,
         rates: Rates { completion, ..Rates::default() },
     };
-    prices::set(&operator(&app).await, &price(5_000_000)).await.unwrap();
+    prices::set(&operator(&app).await, price(5_000_000)).await.unwrap();
     let after = eventually("the new price is known", Duration::from_secs(10), || async {
         let id = till.submit_plain(&job("a", 10)).await.job();
         (shown(&till, id).await.credits.held == 50).then_some(id)
     })
     .await;
-    prices::set(&operator(&app).await, &price(7_000_000)).await.unwrap();
+    prices::set(&operator(&app).await, price(7_000_000)).await.unwrap();
     let _worker = app.start_worker().await;
     assert_eq!(when(&till, before, JobStatus::Succeeded).await.credits.charged, 9);
     assert_eq!(when(&till, after, JobStatus::Succeeded).await.credits.charged, 45);
@@ -220,7 +220,7 @@ async fn what_fails_or_is_cancelled_or_is_lost_costs_nothing() {
 
     // Lost with its worker, it runs again and holds what it held; lost too often, it has failed.
     let lost = till.submit_plain(&job("lost", 30)).await.job();
-    let mut hand = Hand::new(workers_own.clone()).await;
+    let mut hand = Hand::new(workers_own.clone(), operator(&app).await).await;
     for nr in 1..=MAX_LOST_LEASES {
         hand.claim().await;
         assert_eq!(has(&till).await, (1000, 30, 0), "lost {nr} times");
@@ -273,7 +273,7 @@ async fn a_redriven_job_holds_its_estimate_again_or_stays_where_it_is() {
     let app = TestApp::start(BINARY, priced(0, &[])).await;
     let (account, till) = open(&app, 50).await;
     let operator = operator(&app).await;
-    let mut hand = Hand::new(as_role(&app, Role::Worker).await).await;
+    let mut hand = Hand::new(as_role(&app, Role::Worker).await, operator.clone()).await;
     let mut letters = Vec::new();
     for nr in 0..2 {
         let id = till.submit_plain(&job(&format!("{nr}"), 30)).await.job();
@@ -323,7 +323,7 @@ async fn a_redriven_job_holds_its_estimate_again_or_stays_where_it_is() {
 async fn what_is_taken_back_leaves_what_is_held_and_the_rest_is_owed() {
     let app = TestApp::start(BINARY, priced(0, &[])).await;
     let (account, till) = open(&app, 100).await;
-    let mut hand = Hand::new(as_role(&app, Role::Worker).await).await;
+    let mut hand = Hand::new(as_role(&app, Role::Worker).await, operator(&app).await).await;
     for hold in [30, 20] {
         till.submit_plain(&job("a", hold)).await.job();
     }

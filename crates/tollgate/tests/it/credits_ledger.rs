@@ -31,7 +31,7 @@ async fn say(pool: &PgPool, account: &str, sql: &str) -> Result<u64, String> {
 async fn all_of_it(app: &TestApp) -> Vec<String> {
     let sql = "SELECT to_jsonb(l)::text FROM app.credits_ledger l UNION ALL
                SELECT to_jsonb(b)::text FROM app.credit_balances b UNION ALL
-               SELECT to_jsonb(p)::text FROM pricing.prices p ORDER BY 1";
+               SELECT to_jsonb(p)::text FROM billing.prices p ORDER BY 1";
     sqlx::query_scalar(sql).fetch_all(&app.owner).await.unwrap()
 }
 
@@ -40,7 +40,7 @@ async fn no_role_changes_or_removes_an_entry_and_none_adds_one_that_does_not_bal
     let app = TestApp::start(BINARY, priced(0, &[])).await;
     let till = Till::of(&app);
     till.submit_plain(&job("a", 7)).await.job();
-    app.change(r#"INSERT INTO pricing.prices (price) VALUES ('{"provider": "p"}')"#).await;
+    app.change(r#"INSERT INTO billing.prices (price) VALUES ('{"provider": "p"}')"#).await;
     let (account, before) = (app.account.to_string(), all_of_it(&app).await);
     let refused = Err("42501".to_owned());
     for role in ROLES {
@@ -59,9 +59,9 @@ async fn no_role_changes_or_removes_an_entry_and_none_adds_one_that_does_not_bal
             "TRUNCATE app.credit_balances",
             "UPDATE app.credit_balances SET account_id = account_id",
             "ALTER TABLE app.credit_balances DROP CONSTRAINT never_below_zero",
-            "UPDATE pricing.prices SET price = price",
-            "DELETE FROM pricing.prices",
-            "TRUNCATE pricing.prices",
+            "UPDATE billing.prices SET price = price",
+            "DELETE FROM billing.prices",
+            "TRUNCATE billing.prices",
         ] {
             let told = say(&pool, &account, sql).await;
             assert_eq!(told, refused, "{role:?}: {sql}");

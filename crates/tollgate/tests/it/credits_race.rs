@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tollgate_domain::ids::new_id;
-use tollgate_domain::{Answer, Database, Role, accounts, jobs};
+use tollgate_domain::{Answer, Database, Error, Role, accounts, jobs};
 use tollgate_model::account::AccountId;
 use tollgate_store as store;
 use tollgate_store::{NewJob, SubmitTerms, Submitted, TenantTx};
@@ -101,27 +102,23 @@ async fn waits_or_has_stored(owner: &PgPool, pid: i32, id: Uuid) {
 async fn whoever_submits_and_whoever_ends_a_job_do_not_wait_for_each_other() {
     let app = TestApp::start(BINARY, priced(0, &[])).await;
     let (account, _) = open(&app, 1000).await;
-    let key: Uuid = sqlx::query_scalar("SELECT id FROM app.api_keys WHERE account_id = $1")
-        .bind(account.0)
-        .fetch_one(&app.owner)
-        .await
-        .unwrap();
+    let key = key_of(&app, account).await;
     let ending = store::connect(&app.db.role_url(Role::Worker), Role::Worker, 1, true).await.unwrap();
     let worker: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&ending).await.unwrap();
     let submitting = of_the_same_shard(&app, Role::Api, worker).await;
     let api: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&submitting).await.unwrap();
-    let first = new_job(key, 7);
+    let first = new_job(account, key, 7);
     let id = first.id;
-    assert_eq!(store::submit(&submitting, account, &TERMS, &[first]).await.unwrap(), [Submitted::Accepted]);
+    assert_eq!(store::submit(&submitting, &TERMS, &[first]).await.unwrap(), [Submitted::Accepted]);
 
     // The end of a job, up to where its task is counted out; then a submission, as far as it comes.
     let mut tx = TenantTx::begin(&ending, account).await.unwrap();
     assert!(store::delete_task(&mut tx, id).await.unwrap());
-    let second = new_job(key, 7);
+    let second = new_job(account, key, 7);
     let second_id = second.id;
     let mut parties = JoinSet::new();
     let pool = submitting.clone();
-    parties.spawn(async move { store::submit(&pool, account, &TERMS, &[second]).await });
+    parties.spawn(async move { store::submit(&pool, &TERMS, &[second]).await });
     waits_or_has_stored(&app.owner, api, second_id).await;
     let settled = store::mark_succeeded(&mut tx, id, new_id(), 5).await;
     let settled = match settled {
@@ -134,59 +131,106 @@ async fn whoever_submits_and_whoever_ends_a_job_do_not_wait_for_each_other() {
     assert!(submitted.as_ref().is_ok_and(|told| *told == [Submitted::Accepted]), "{what}: {submitted:?}");
 }
 
-/// All ways to a balance and a lane at once, of one account, over many connections: submissions, cancellations, settlements
-/// and grants. Nobody is told that PostgreSQL chose him to end a deadlock.
+/// The same of what a key with a daily limit has spent.
+#[tokio::test]
+async fn the_daily_limit_of_a_key_stands_in_nobodys_way() {
+    let app = TestApp::start(BINARY, priced(0, &[])).await;
+    let (account, _) = open(&app, 1000).await;
+    let key = key_of(&app, account).await;
+    app.change("UPDATE app.api_keys SET daily_credit_limit = 1000").await;
+    let ending = store::connect(&app.db.role_url(Role::Worker), Role::Worker, 1, true).await.unwrap();
+    let worker: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&ending).await.unwrap();
+    let submitting = store::connect(&app.db.role_url(Role::Api), Role::Api, 1, true).await.unwrap();
+    let api: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&submitting).await.unwrap();
+    let first = new_job(account, key, 7);
+    let id = first.id;
+    assert_eq!(store::submit(&submitting, &TERMS, &[first]).await.unwrap(), [Submitted::Accepted]);
+
+    // Somebody is at it; who submits waits for him, and who ends a job comes after both.
+    let mut lock = app.owner.begin().await.unwrap();
+    sqlx::query("SELECT FROM app.key_spending FOR UPDATE").execute(&mut *lock).await.unwrap();
+    let second = new_job(account, key, 7);
+    let second_id = second.id;
+    let mut submissions = JoinSet::new();
+    submissions.spawn(async move { store::submit(&submitting, &TERMS, &[second]).await });
+    waits_or_has_stored(&app.owner, api, second_id).await;
+    let mut ends = JoinSet::new();
+    ends.spawn(async move {
+        let mut tx = TenantTx::begin(&ending, account).await?;
+        let done = store::mark_succeeded(&mut tx, id, new_id(), 5).await?;
+        tx.commit().await.map(|()| done)
+    });
+    waits_or_has_stored(&app.owner, worker, second_id).await;
+    lock.commit().await.unwrap();
+    let settled = ends.join_next().await.unwrap().unwrap();
+    let submitted = submissions.join_next().await.unwrap().unwrap();
+    let what = "one of the two was sacrificed to a deadlock";
+    assert!(settled.as_ref().is_ok_and(|done| *done), "{what}: the settlement: {settled:?}");
+    assert!(submitted.as_ref().is_ok_and(|told| *told == [Submitted::Accepted]), "{what}: {submitted:?}");
+    let spent = app.number("SELECT sum(credits)::bigint FROM app.key_spending").await;
+    assert_eq!(spent, 5 + 7);
+}
+
+async fn key_of(app: &TestApp, account: AccountId) -> Uuid {
+    let sql = "SELECT id FROM app.api_keys WHERE account_id = $1";
+    sqlx::query_scalar(sql).bind(account.0).fetch_one(&app.owner).await.unwrap()
+}
+
+/// Submissions, cancellations and grants of one account over many connections, more than there are shards of its counts.
+/// Nobody is told that PostgreSQL chose him to end a deadlock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_busy_account_has_no_deadlocks() {
     let app = TestApp::start(BINARY, priced(0, &[])).await;
     let (account, till) = open(&app, 1_000_000).await;
-    let api = Database::connect(&app.db.role_url(Role::Api), Role::Api, 24, true).await.unwrap();
+    app.change("UPDATE app.api_keys SET daily_credit_limit = 1000000").await;
+    let key = key_of(&app, account).await;
     let pool = store::connect(&app.db.role_url(Role::Api), Role::Api, 24, true).await.unwrap();
-    let key: Uuid = sqlx::query_scalar("SELECT id FROM app.api_keys WHERE account_id = $1")
-        .bind(account.0)
-        .fetch_one(&app.owner)
-        .await
-        .unwrap();
+    let api = Database::connect(&app.db.role_url(Role::Api), Role::Api, 24, true).await.unwrap();
     let operator = operator(&app).await;
+    let stop = CancellationToken::new();
     let mut parties = JoinSet::new();
     for party in 0..24 {
-        let (api, pool, operator) = (api.clone(), pool.clone(), operator.clone());
-        parties.spawn(async move { churn(party, account, key, &api, &pool, &operator).await });
+        let (pool, api, operator, stop) = (pool.clone(), api.clone(), operator.clone(), stop.clone());
+        parties.spawn(async move {
+            for round in 0..12 {
+                if let Err(error) = churn(party, round, (account, key), &pool, &api, &operator).await
+                    && !stop.is_cancelled()
+                {
+                    stop.cancel();
+                    return Some(error);
+                }
+                if stop.is_cancelled() {
+                    break;
+                }
+            }
+            None
+        });
     }
-    let refused: Vec<String> = parties.join_all().await.into_iter().flatten().collect();
+    let refused: Vec<Error> = parties.join_all().await.into_iter().flatten().collect();
     app.assert_books().await;
     app.assert_consistent().await;
-    assert!(refused.is_empty(), "{} were refused, such as: {:?}", refused.len(), refused.first());
+    assert!(refused.is_empty(), "{refused:?}");
     assert_eq!(till.balance().await.held, 0);
 }
 
 /// Submits, and calls off what it has submitted.
 async fn churn(
     party: usize,
-    account: AccountId,
-    key: Uuid,
-    api: &Database,
+    round: usize,
+    (account, key): (AccountId, Uuid),
     pool: &PgPool,
+    api: &Database,
     operator: &Database,
-) -> Vec<String> {
-    let mut refused = Vec::new();
-    for round in 0..12 {
-        let new: Vec<NewJob> = (0..1 + party % 3).map(|_| new_job(key, 5)).collect();
-        let ids: Vec<Uuid> = new.iter().map(|new| new.id).collect();
-        if let Err(error) = store::submit(pool, account, &TERMS, &new).await {
-            refused.push(format!("a submission: {error}"));
-            continue;
-        }
-        if round % 5 == party % 5 {
-            accounts::grant(operator, account, 1, "more").await.unwrap();
-        }
-        for id in ids {
-            if let Err(error) = jobs::cancel(api, account, id, None, |_| Answer::new(200, &())).await {
-                refused.push(format!("a cancellation: {error}"));
-            }
-        }
+) -> Result<(), Error> {
+    let new: Vec<NewJob> = (0..1 + party % 3).map(|_| new_job(account, key, 5)).collect();
+    store::submit(pool, &TERMS, &new).await?;
+    if round % 5 == party % 5 {
+        accounts::grant(operator, account, 1, "more").await?;
     }
-    refused
+    for new in new {
+        jobs::cancel(api, account, new.id, None, |_| Answer::new(200, &())).await?;
+    }
+    Ok(())
 }
 
 /// Two APIs, and the same keys in another order: each waits for the other's keys in one order only.

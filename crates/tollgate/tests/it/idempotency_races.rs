@@ -93,10 +93,11 @@ async fn another_request_with_the_key_of_one_in_flight_is_a_conflict_and_the_sam
         again.spawn(ask(&there, &this));
         if first_fails {
             // Whoever comes second is then the first.
-            let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-                        WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%app.submit%'
-                          AND NOT EXISTS (SELECT FROM unnest(pg_blocking_pids(pid)) AS p WHERE p <> pg_backend_pid()
-                                          AND p IN (SELECT pid FROM pg_stat_activity WHERE query LIKE '%app.submit%'))";
+            let kill = "WITH first AS MATERIALIZED (
+                            SELECT pid FROM pg_stat_activity
+                            WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%app.submit%'
+                              AND pg_blocking_pids(pid) = ARRAY[pg_backend_pid()])
+                        SELECT count(pg_terminate_backend(pid)) FROM first";
             let killed: i64 = sqlx::query_scalar(kill).fetch_one(&mut *lock).await.unwrap();
             assert_eq!(killed, 1);
         }
@@ -198,7 +199,9 @@ async fn a_wire_cut_at_any_message_leaves_one_job_a_key() {
     let proxy = PgProxy::start(app.db.port()).await;
     let url = proxy.through(&app.db.role_url(Role::Api), app.db.port());
     let settings = priced(0, &[]).settings.into_iter().map(|(name, value)| (name.to_owned(), value));
-    let environment: Vec<_> = settings.chain([("DATABASE_URL".to_owned(), url)]).collect();
+    let own = [("DATABASE_URL", url), ("RATE_LIMIT_DEFAULT", "1000000,1m".to_owned())];
+    let own = own.map(|(name, value)| (name.to_owned(), value));
+    let environment: Vec<_> = settings.chain(own).collect();
     let arguments = ["--json", "api", "--listen", "127.0.0.1:0"];
     let api = Process::start(BINARY.as_ref(), &arguments, &environment).await;
     let (_, till) = open(&app, 100_000).await;

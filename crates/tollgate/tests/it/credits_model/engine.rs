@@ -55,8 +55,8 @@ fn same<T: PartialEq + fmt::Debug>(what: &str, engine: &T, oracle: &T) -> Done {
     if engine == oracle { Ok(()) } else { Err(format!("{what}: {engine:?}, the oracle says {oracle:?}")) }
 }
 
-/// A submission of a key's account that holds so much, ready to be stored.
-pub(crate) fn new_job(key: Uuid, hold: i64) -> NewJob {
+/// A submission that holds so much, ready to be stored.
+pub(crate) fn new_job(account: AccountId, key: Uuid, hold: i64) -> NewJob {
     let id = new_id();
     let request = GenerationRequest {
         request_id: id,
@@ -80,7 +80,7 @@ pub(crate) fn new_job(key: Uuid, hold: i64) -> NewJob {
     };
     let quote = Quote { rates: Rates::default(), estimate: hold };
     let (response, location) = (json!({"job_id": id}).to_string().into_bytes(), format!("/v1/jobs/{id}"));
-    NewJob { id, key, entry: new_id(), job, quote, once: None, response, location }
+    NewJob { account, id, key, entry: new_id(), job, quote, once: None, response, location }
 }
 
 impl Engine {
@@ -211,8 +211,9 @@ impl Engine {
     }
 
     async fn submit(&mut self, oracle: &mut Oracle, account: usize, mut batch: Vec<New>) -> Done {
-        // Whoever puts a batch together sees to it that no key is in it twice.
+        // Whoever puts a batch together sees to its order, and that no key is in it twice.
         let mut seen = BTreeSet::new();
+        batch.sort_by_key(|new| new.key);
         batch.retain(|new| new.key.is_none_or(|key| seen.insert(key)));
         let holder = &self.holders[account];
         let new: Vec<NewJob> = batch
@@ -225,10 +226,10 @@ impl Engine {
                     key: key.to_string(),
                     fingerprint: [new.body; 32],
                 });
-                NewJob { once, ..new_job(key, new.hold) }
+                NewJob { once, ..new_job(holder.account, key, new.hold) }
             })
             .collect();
-        let answered = store::submit(&self.api_pool, holder.account, &TERMS, &new).await.map_err(text)?;
+        let answered = store::submit(&self.api_pool, &TERMS, &new).await.map_err(text)?;
         let told = oracle.submit(account, &batch);
         self.ids.extend(
             new.iter()

@@ -83,7 +83,7 @@ impl Oracle {
                 continue;
             }
             if self.purses[account].free < new.hold {
-                *told = Told::Short(0);
+                *told = Told::Short(self.purses[account].free);
                 continue;
             }
             self.purses[account].free -= new.hold;
@@ -91,13 +91,6 @@ impl Oracle {
                 self.answers.insert((account, key), (new.body, self.jobs.len()));
             }
             self.jobs.push(Job { account, hold: new.hold, charged: 0, state: State::Open, waits: true });
-        }
-        // Who is refused is told what is left once the others have theirs.
-        let left = self.purses[account].free;
-        for told in &mut told {
-            if matches!(told, Told::Short(_)) {
-                *told = Told::Short(left);
-            }
         }
         told
     }
