@@ -9,6 +9,7 @@ use tollgate_domain::ids::new_id;
 use tollgate_domain::sweep::{self, Rounds};
 use tollgate_domain::{Role, accounts, prices};
 use tollgate_model::account::AccountId;
+use tollgate_model::audit::Actor;
 use tollgate_model::credits::{Balance, EntryReason};
 use tollgate_model::dead_letter::Redriven;
 use tollgate_model::job::{Job, JobStatus};
@@ -285,7 +286,7 @@ async fn a_redriven_job_holds_its_estimate_again_or_stays_where_it_is() {
     let ttls = TimesToLive { generation: hour, webhook: hour, billing: hour };
     let redrive = async |ids: &[Uuid]| -> Redriven {
         let selection = Selection::Ids(ids.to_vec());
-        dead_letters::redrive(&operator, &ttls, &selection, |_| true).await.unwrap()
+        dead_letters::redrive(&operator, &ttls, Actor::Shell, &selection, |_| true).await.unwrap()
     };
     // There is enough for one of them.
     let redriven = redrive(&letters).await;
@@ -305,7 +306,11 @@ async fn a_redriven_job_holds_its_estimate_again_or_stays_where_it_is() {
     assert_eq!(entries(&app, left).await[..2], again);
     assert_eq!(entries(&app, left).await[2..], [again[0].clone(), entry("confirm", 18, -30, 12, 0)]);
     // What has succeeded is not run again.
-    assert!(dead_letters::redrive(&operator, &ttls, &Selection::Ids(vec![left]), |_| true).await.is_err());
+    assert!(
+        dead_letters::redrive(&operator, &ttls, Actor::Shell, &Selection::Ids(vec![left]), |_| true)
+            .await
+            .is_err()
+    );
 
     // Owing is no reason to be skipped by itself; having nothing is.
     let free = till.submit_plain(&json!({"prompt": "a", "model": "free"})).await.job();

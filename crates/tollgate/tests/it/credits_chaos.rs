@@ -18,6 +18,7 @@ use tollgate_domain::dead_letters::{self, Selection};
 use tollgate_domain::ids::new_id;
 use tollgate_domain::{Database, Role, accounts};
 use tollgate_model::account::AccountId;
+use tollgate_model::audit::Actor;
 use tollgate_model::credits::EntryReason;
 use tollgate_model::dead_letter::DeadLetterFilter;
 use tollgate_model::queue::TimesToLive;
@@ -145,7 +146,9 @@ impl Party {
                     DeadLetterFilter { account: Some(holder.account), ..DeadLetterFilter::default() };
                 let ttls = TimesToLive { generation: HOUR, webhook: HOUR, billing: HOUR };
                 let selection = Selection::Matching(filter);
-                if let Ok(done) = dead_letters::redrive(&shared.operator, &ttls, &selection, |_| true).await {
+                if let Ok(done) =
+                    dead_letters::redrive(&shared.operator, &ttls, Actor::Shell, &selection, |_| true).await
+                {
                     *self.deeds.entry("redriven").or_default() += u32::try_from(done.redriven).unwrap();
                 }
             }

@@ -6,6 +6,7 @@ use chrono::TimeDelta;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tollgate_domain::{accounts, keys, prices};
+use tollgate_model::audit::Actor;
 use tollgate_model::key::Scope;
 use tollgate_model::pricing::{Price, Rates};
 use tollgate_testkit::{TestApp, eventually};
@@ -118,7 +119,7 @@ async fn a_key_is_an_accounts_and_a_routes_and_no_api_keys() {
     let before = asked.submit("rotated", &job("c", 7)).await;
     before.job();
     same(&before, &rotated.submit("rotated", &job("c", 7)).await);
-    keys::revoke(&operator(&app).await, app.account, first_id).await.unwrap();
+    keys::revoke(&operator(&app).await, app.account, Actor::Shell, first_id).await.unwrap();
     same(&before, &rotated.submit("rotated", &job("c", 7)).await);
     asked.submit("rotated", &job("c", 7)).await.refused(401, "unauthorized");
     asked.submit("new", &job("c", 7)).await.refused(401, "unauthorized");

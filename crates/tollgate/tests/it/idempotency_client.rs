@@ -5,8 +5,9 @@ use std::time::Duration;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{Body, Client, Method, RequestBuilder};
 use serde_json::{Value, json};
-use tollgate_domain::{Database, Role, accounts, keys};
+use tollgate_domain::{Database, KeyHashing, Role, accounts, keys};
 use tollgate_model::account::AccountId;
+use tollgate_model::audit::Actor;
 use tollgate_model::credits::Balance;
 use tollgate_model::key::Scope;
 use tollgate_testkit::{TestApp, Tune, eventually};
@@ -46,7 +47,8 @@ pub(crate) async fn as_role(app: &TestApp, role: Role) -> Database {
 pub(crate) async fn open(app: &TestApp, credits: i64) -> (AccountId, Till) {
     let operator = operator(app).await;
     let account = accounts::create(&operator, "saver", credits).await.unwrap();
-    let (_, key) = keys::create(&operator, account, "test", &Scope::ALL).await.unwrap();
+    let new = keys::NewKey { name: "test", scopes: &Scope::ALL, ..keys::NewKey::default() };
+    let (_, key) = keys::create(&operator, account, Actor::Shell, KeyHashing::default(), new).await.unwrap();
     (account, Till::at(&app.api.url(), key.expose()))
 }
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde_json::{Map, json};
 use sqlx::PgPool;
 use tollgate_domain::ids::new_id;
-use tollgate_domain::{Answer, Database, Once, Role, accounts, jobs, keys};
+use tollgate_domain::{Answer, Database, KeyHashing, Once, Role, accounts, jobs, keys};
 use tollgate_model::account::AccountId;
+use tollgate_model::audit::Actor;
 use tollgate_model::credits::{Balance, EntryReason};
 use tollgate_model::generation::{Endpoint, GenerationRequest, Message, Role as Speaker};
 use tollgate_model::job::JobError;
@@ -93,10 +94,17 @@ impl Engine {
         for _ in 0..ACCOUNTS {
             let account = accounts::create(&operator, "model", 0).await.unwrap();
             let mut ids = Vec::new();
+            let new = keys::NewKey { name: "model", scopes: &[Scope::JobsWrite], ..keys::NewKey::default() };
             for _ in 0..2 {
-                ids.push(keys::create(&operator, account, "model", &[Scope::JobsWrite]).await.unwrap().0.id);
+                ids.push(
+                    keys::create(&operator, account, Actor::Shell, KeyHashing::default(), new)
+                        .await
+                        .unwrap()
+                        .0
+                        .id,
+                );
             }
-            keys::revoke(&operator, account, ids[1]).await.unwrap();
+            keys::revoke(&operator, account, Actor::Shell, ids[1]).await.unwrap();
             holders.push(Holder { account, key: ids[0], revoked: ids[1] });
         }
         Self {
