@@ -156,6 +156,8 @@ async fn redrive_batch(
         if tx.account() != account {
             tx = tx.enter(account).await?;
         }
+        // The order of locks, everywhere: counts, job, balance.
+        store::hold_counts(&mut tx, account, queue).await?;
         let mut open = Vec::with_capacity(letters.len());
         for letter in letters {
             // Other queues' tasks stand for nothing that has a status of its own.

@@ -212,6 +212,31 @@ BEGIN
         END IF;
     END LOOP;
 
+    -- In the counts rows of this connection's shard, for which few others wait. Before the balances: who ends a job has its
+    -- counts first, too. What is refused below is counted out again.
+    WITH lane AS (
+        SELECT account, queue, count(*) AS tasks, bool_or(coalesce(run_at <= now(), true)) AS ready
+        FROM unnest(accounts, queues, run_ats, fates) AS s (account, queue, run_at, fate)
+        WHERE s.fate = 'accepted' GROUP BY account, queue ORDER BY account, queue
+    ), counts AS (
+        UPDATE queue.lane_counts c SET queued = c.queued + lane.tasks, awake = c.awake OR lane.ready
+        FROM lane
+        WHERE c.account_id = lane.account AND c.queue = lane.queue AND c.shard = pg_backend_pid() % 32
+        RETURNING c.account_id || c.queue AS lane
+    )
+    SELECT array_agg(counts.lane) INTO counted FROM counts;
+    -- Where one is missing, it is made.
+    IF EXISTS (SELECT FROM unnest(accounts, queues, fates) AS s (account, queue, fate)
+               WHERE s.fate = 'accepted' AND (s.account || s.queue = ANY (counted)) IS NOT TRUE) THEN
+        INSERT INTO queue.lane_counts AS c (account_id, queue, queued, awake)
+        SELECT s.account, s.queue, count(*), bool_or(coalesce(s.run_at <= now(), true))
+        FROM unnest(accounts, queues, run_ats, fates) AS s (account, queue, run_at, fate)
+        WHERE s.fate = 'accepted' AND (s.account || s.queue = ANY (counted)) IS NOT TRUE
+        GROUP BY s.account, s.queue ORDER BY s.account, s.queue
+        ON CONFLICT (account_id, queue, shard) DO UPDATE
+        SET queued = c.queued + excluded.queued, awake = c.awake OR excluded.awake;
+    END IF;
+
     WITH payment AS (
         UPDATE app.credit_balances b SET held = b.held + s.credits
         FROM unnest(payers, sums) AS s (account, credits)
@@ -234,6 +259,8 @@ BEGIN
             ELSE
                 fates[nr] := 'short';
                 balances[nr] := spendable;
+                UPDATE queue.lane_counts c SET queued = c.queued - 1
+                WHERE c.account_id = accounts[nr] AND c.queue = queues[nr] AND c.shard = pg_backend_pid() % 32;
                 IF limited THEN
                     PERFORM app.spend(accounts[nr], key_ids[nr], -holds[nr]);
                 END IF;
@@ -269,32 +296,10 @@ BEGIN
         ), entry AS (
             INSERT INTO app.credits_ledger (account_id, id, delta, held, reason, job_id)
             SELECT account, entry, -hold, hold, 'reservation', id FROM new WHERE hold > 0
-        ), task AS (
-            INSERT INTO queue.tasks (account_id, id, queue, type, state, priority, rank, max_attempts, run_at, expires_at)
-            SELECT account, id, queue, type, CASE WHEN due > now() THEN 'scheduled' ELSE 'ready' END, priority, priority * 2,
-                   max_attempts, due, due + ttl FROM new
-        ), lane AS (
-            SELECT account, queue, count(*) AS tasks, bool_or(due <= now()) AS ready
-            FROM new GROUP BY account, queue ORDER BY account, queue
-        ), counts AS (
-            -- The counts rows of this connection's shard, for which few others wait.
-            UPDATE queue.lane_counts c SET queued = c.queued + lane.tasks, awake = c.awake OR lane.ready
-            FROM lane
-            WHERE c.account_id = lane.account AND c.queue = lane.queue AND c.shard = pg_backend_pid() % 32
-            RETURNING c.account_id || c.queue AS lane
         )
-        SELECT array_agg(counts.lane) INTO counted FROM counts;
-        -- Where one is missing, it is made.
-        IF EXISTS (SELECT FROM unnest(accounts, queues, fates) AS s (account, queue, fate)
-                   WHERE s.fate = 'accepted' AND (s.account || s.queue = ANY (counted)) IS NOT TRUE) THEN
-            INSERT INTO queue.lane_counts AS c (account_id, queue, queued, awake)
-            SELECT s.account, s.queue, count(*), bool_or(coalesce(s.run_at <= now(), true))
-            FROM unnest(accounts, queues, run_ats, fates) AS s (account, queue, run_at, fate)
-            WHERE s.fate = 'accepted' AND (s.account || s.queue = ANY (counted)) IS NOT TRUE
-            GROUP BY s.account, s.queue ORDER BY s.account, s.queue
-            ON CONFLICT (account_id, queue, shard) DO UPDATE
-            SET queued = c.queued + excluded.queued, awake = c.awake OR excluded.awake;
-        END IF;
+        INSERT INTO queue.tasks (account_id, id, queue, type, state, priority, rank, max_attempts, run_at, expires_at)
+        SELECT account, id, queue, type, CASE WHEN due > now() THEN 'scheduled' ELSE 'ready' END, priority, priority * 2,
+               max_attempts, due, due + ttl FROM new;
     END IF;
 
     RETURN QUERY SELECT s.fate, s.answer, s.place, s.available

@@ -73,8 +73,8 @@ pub use stripe::{
 pub use submit::{NewJob, SubmitTerms, Submitted, submit};
 pub use tasks::{
     LaneRoom, NewTask, bury, bury_expired, bury_unleased, claim, delete_task, due_in, enqueue, enqueue_all,
-    finish, finish_all, lock_caps, lock_dead_worker, open_lane, orphan_workers, promote_due, release,
-    retry_at, take_back, take_cap, wake_lanes_with_work,
+    finish, finish_all, hold_counts, lock_caps, lock_dead_worker, open_lane, orphan_workers, promote_due,
+    release, retry_at, take_back, take_cap, wake_lanes_with_work,
 };
 pub use tx::{Alone, SystemTx, TenantTx, Tx};
 pub use wake::{IdleSign, Signal, Wakeups, notify_cancelled, notify_guard, notify_ready};

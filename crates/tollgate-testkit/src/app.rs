@@ -35,6 +35,8 @@ pub struct Tune {
     pub workers: usize,
     /// On a PostgreSQL of its own, which the test may crash, stop and start.
     pub own_database: bool,
+    /// What the account begins with; `None`: more than any test spends.
+    pub credits: Option<i64>,
     /// Where the workers log, instead of the test's stderr.
     pub log: Option<PathBuf>,
 }
@@ -93,7 +95,7 @@ impl TestApp {
             let environment = environment(&db, Role::Api, &provider_url, &tune.settings);
             Process::start(&binary, &["--json", "api", "--listen", "127.0.0.1:0"], &environment).await
         };
-        let (account, key) = open_account(&db).await;
+        let (account, key) = open_account(&db, tune.credits.unwrap_or(CREDITS)).await;
         let mut app = Self {
             binary,
             settings: tune.settings,
@@ -155,7 +157,7 @@ impl TestApp {
 
     /// Another account with a key of every scope.
     pub async fn open_account(&self) -> (AccountId, String) {
-        open_account(&self.db).await
+        open_account(&self.db, CREDITS).await
     }
 
     /// A key of the first account with these scopes.
@@ -211,10 +213,10 @@ async fn operator(db: &TestDb) -> Database {
     Database::connect(&url, Role::Operator, 1, true).await.unwrap_or_else(|error| panic!("{error}"))
 }
 
-async fn open_account(db: &TestDb) -> (AccountId, String) {
+async fn open_account(db: &TestDb, credits: i64) -> (AccountId, String) {
     let operator = operator(db).await;
     let account =
-        accounts::create(&operator, "test", CREDITS).await.unwrap_or_else(|error| panic!("{error}"));
+        accounts::create(&operator, "test", credits).await.unwrap_or_else(|error| panic!("{error}"));
     let (_, key) = make_key(&operator, account, &Scope::ALL).await;
     (account, key.expose().to_owned())
 }

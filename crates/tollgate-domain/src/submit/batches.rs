@@ -18,6 +18,8 @@ use crate::{Database, Error, Result};
 const LARGEST: usize = 64;
 /// Of one account, while others wait: so that one that submits a thousand at once does not go before all of them.
 const SHARE: usize = 8;
+/// Times that a batch is tried which met a deadlock.
+const TRIES: usize = 3;
 /// Statements under way at once, in one process.
 const STATEMENTS: usize = 3;
 
@@ -76,13 +78,25 @@ impl Shared {
     }
 
     async fn submit(&self, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
-        let submitted = store::submit(self.db.pool(), &self.terms, jobs).await;
+        let mut tries = TRIES;
+        let submitted = loop {
+            tries -= 1;
+            match store::submit(self.db.pool(), &self.terms, jobs).await {
+                // Two waited for each other; PostgreSQL has undone the one, and the other goes on.
+                Err(error) if tries > 0 && is_deadlock(&error) => {}
+                submitted => break submitted,
+            }
+        };
         let outcomes = match jobs {
             [NewJob { once: Some(_), .. }] => submitted.map_err(in_flight)?,
             _ => submitted?,
         };
         if outcomes.len() == jobs.len() { Ok(outcomes) } else { Err(no_answer()) }
     }
+}
+
+fn is_deadlock(error: &store::Error) -> bool {
+    matches!(error, store::Error::Database(error) if error.code().as_deref() == Some("40P01"))
 }
 
 #[expect(

@@ -81,7 +81,7 @@ mod tests {
                 Code::InsufficientCredits,
                 "needs 7 credits, and 3",
             ),
-            (Error::KeyGone, Code::Unauthorized, "revoked or expired"),
+            (Error::KeyGone, Code::Unauthorized, "was revoked"),
             (Error::IdempotencyConflict, Code::IdempotencyKeyConflict, "another body"),
             (Error::IdempotencyInFlight, Code::IdempotencyInFlight, "under way"),
             (Error::AlreadyFinished(JobStatus::Failed), Code::JobFinished, "already failed"),

@@ -75,6 +75,19 @@ pub async fn enqueue(tx: &mut impl Tx, account: AccountId, task: NewTask<'_>) ->
     Ok(())
 }
 
+/// Locks the counts row of the connection's shard, for who will count tasks in after having locked what others lock after it.
+pub async fn hold_counts(tx: &mut impl Tx, account: AccountId, queue: QueueName) -> Result<()> {
+    sqlx::query!(
+        r#"SELECT shard AS "shard!" FROM queue.lane_counts
+           WHERE account_id = $1 AND queue = $2 AND shard = pg_backend_pid() % 32 FOR NO KEY UPDATE"#,
+        account.0,
+        queue.as_str(),
+    )
+    .fetch_optional(tx.connection())
+    .await?;
+    Ok(())
+}
+
 /// Makes sure that the lane has its counts row in the connection's shard. It never goes again.
 pub async fn open_lane(tx: &mut impl Tx, account: AccountId, queue: QueueName) -> Result<()> {
     sqlx::query!(

@@ -15,7 +15,7 @@ mod recover;
 
 pub use claim::{LaneRoom, claim, lock_caps, take_cap};
 pub use end::{bury, delete_task, finish, finish_all, release, retry_at};
-pub use enqueue::{NewTask, due_in, enqueue, enqueue_all, open_lane, promote_due};
+pub use enqueue::{NewTask, due_in, enqueue, enqueue_all, hold_counts, open_lane, promote_due};
 pub use recover::{
     bury_expired, bury_unleased, lock_dead_worker, orphan_workers, take_back, wake_lanes_with_work,
 };

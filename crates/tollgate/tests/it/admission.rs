@@ -121,6 +121,7 @@ async fn a_process_learns_what_others_let_in() {
     let environment = [
         ("DATABASE_URL".to_owned(), app.db.role_url(Role::Api)),
         ("LOG_LEVEL".to_owned(), "warn".to_owned()),
+        ("RATE_LIMIT_DEFAULT".to_owned(), "off".to_owned()),
         ("MAX_QUEUED".to_owned(), "5".to_owned()),
     ];
     let second =

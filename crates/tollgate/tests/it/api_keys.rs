@@ -16,12 +16,12 @@ use crate::operators::STRIPE;
 const BINARY: &str = env!("CARGO_BIN_EXE_tollgate");
 #[rustfmt::skip]
 const KEY: &[&str] = &[
-    "created_at", "expires_at", "id", "last_used_at", "name", "prefix", "rate_limit", "revoked_at", "rotated_from",
+    "created_at", "daily_credit_limit", "expires_at", "id", "last_used_at", "name", "prefix", "rate_limit", "revoked_at", "rotated_from",
     "scopes",
 ];
 #[rustfmt::skip]
 const NEW_KEY: &[&str] = &[
-    "created_at", "expires_at", "id", "key", "key_id", "last_used_at", "name", "prefix", "rate_limit", "revoked_at",
+    "created_at", "daily_credit_limit", "expires_at", "id", "key", "key_id", "last_used_at", "name", "prefix", "rate_limit", "revoked_at",
     "rotated_from", "scopes",
 ];
 

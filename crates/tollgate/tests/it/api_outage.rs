@@ -31,8 +31,12 @@ impl Outage {
         tollgate_outbound::install_crypto_provider();
         let log = NamedTempFile::new().unwrap();
         let app = TestApp::start(BINARY, Tune { own_database: true, ..Tune::default() }).await;
-        let environment = [("DATABASE_URL", app.db.role_url(Role::Api)), ("LOG_LEVEL", "warn".into())]
-            .map(|(name, value)| (name.to_owned(), value));
+        let environment = [
+            ("DATABASE_URL", app.db.role_url(Role::Api)),
+            ("LOG_LEVEL", "warn".into()),
+            ("RATE_LIMIT_DEFAULT", "off".into()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value));
         let arguments = ["--json", "api", "--listen", "127.0.0.1:0"];
         let api = Process::start_logged(Path::new(BINARY), &arguments, &environment, Some(log.path())).await;
         Self { app, api, http: Client::builder().no_proxy().tls_certs_only([]).build().unwrap(), log }

@@ -187,7 +187,7 @@ async fn what_cannot_work_is_misuse_and_says_what_would() {
         ),
         (
             "key create --account 01900000-0000-7000-8000-000000000000 --scopes jobs:read --rate-limit 0,1m",
-            "such as 600,1m",
+            "such as `60,1m`",
         ),
         (
             "key rotate --account 01900000-0000-7000-8000-000000000000 --key 01900000-0000-7000-8000-000000000000 \

@@ -244,8 +244,8 @@ async fn an_outage_longer_than_every_lease_takes_no_job_from_a_worker_that_lives
     println!("all ended {:.1?} after the database was back", back.elapsed());
     // The dead one is gone, and the living have kept their names: nobody gave them up.
     let after = worker_ids(&app).await;
-    // Each process is one worker a line.
-    assert!(after.len() == 4 && after.is_subset(&before), "{before:?} became {after:?}");
+    // Each process is one worker a queue.
+    assert!(after.len() == 6 && after.is_subset(&before), "{before:?} became {after:?}");
     app.assert_consistent().await;
     for n in 0..5 {
         wakes_at_once(&app, &format!("afterwards {n}")).await;

@@ -18,7 +18,7 @@ pub(crate) const OPENING: i64 = 1000;
 /// A Tollgate that Stripe may talk to.
 pub(crate) async fn start(workers: usize, settings: &[(&'static str, &str)]) -> TestApp {
     let settings = [&[("STRIPE_WEBHOOK_SECRET", STRIPE_SECRET), RATES], settings].concat();
-    TestApp::start(BINARY, Tune { workers, ..Tune::worker(&settings) }).await
+    TestApp::start(BINARY, Tune { workers, credits: Some(1000), ..Tune::worker(&settings) }).await
 }
 
 /// Stripe's side of the webhook.

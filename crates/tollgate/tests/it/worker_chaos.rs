@@ -254,7 +254,9 @@ async fn run(jobs: u32, over: Duration, seed: u64) {
     for table in ["queue.tasks", "queue.dead_letters"] {
         assert_eq!(app.number(&format!("SELECT count(*) FROM {table}")).await, 0, "{table}");
     }
-    assert_eq!(app.number("SELECT count(*) FROM app.credits_ledger").await, ledger);
+    // Held once, and charged once.
+    assert_eq!(app.number("SELECT count(*) FROM app.credits_ledger").await, ledger + 2 * all);
+    app.assert_books().await;
     let miscounted = "SELECT count(*) FROM (
         SELECT account_id, sum(queued) AS queued, sum(running) AS running, sum(done) AS done, sum(failed) AS failed
         FROM queue.lane_counts GROUP BY account_id) c

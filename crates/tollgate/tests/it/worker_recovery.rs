@@ -148,7 +148,7 @@ async fn an_idle_worker_starts_a_job_as_soon_as_it_is_there() {
 
     // A worker that lost its ear hears again, and has missed nothing meanwhile.
     for _ in 0..5 {
-        assert_eq!(cut(&app, "query LIKE 'LISTEN%'").await, 2, "one connection a line listens");
+        assert_eq!(cut(&app, "query LIKE 'LISTEN%'").await, 3, "one connection a queue listens");
         let job = app.ended(app.submit("to a deaf ear").await).await;
         assert!(waited(&job) < TimeDelta::seconds(2), "waited for {}", waited(&job));
     }

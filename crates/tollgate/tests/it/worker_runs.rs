@@ -194,7 +194,7 @@ const BUSY: &str = "SELECT count(*) FROM pg_stat_activity a
     WHERE a.datname = current_database() AND a.usename = 'app_worker'
       AND (clock_timestamp() - a.xact_start > interval '500 milliseconds'
            OR EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'advisory'
-                      AND NOT (l.mode = 'ShareLock' AND l.classid = x'746f6c6c'::int::oid AND l.objid IN (1, 5))))";
+                      AND NOT (l.mode = 'ShareLock' AND l.classid = x'746f6c6c'::int::oid AND l.objid BETWEEN 1 AND 5)))";
 
 #[tokio::test]
 async fn nothing_is_locked_and_no_transaction_is_open_while_the_provider_is_called() {
