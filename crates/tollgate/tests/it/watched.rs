@@ -26,7 +26,10 @@ impl Watched {
         let app = TestApp::start(env!("CARGO_BIN_EXE_tollgate"), Tune::default()).await;
         let log = NamedTempFile::new().unwrap();
         let binary = Path::new(env!("CARGO_BIN_EXE_tollgate"));
-        let environment = [("DATABASE_URL".to_owned(), app.db.role_url(Role::Api))];
+        let environment = [
+            ("DATABASE_URL".to_owned(), app.db.role_url(Role::Api)),
+            ("RATE_LIMIT_DEFAULT".to_owned(), "off".to_owned()),
+        ];
         let arguments = ["--json", "api", "--listen", "127.0.0.1:0"];
         let api = Process::start_logged(binary, &arguments, &environment, Some(log.path())).await;
         tollgate_outbound::install_crypto_provider();
