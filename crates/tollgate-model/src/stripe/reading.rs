@@ -163,20 +163,22 @@ impl Purchase {
     /// What was bought: `metadata.credits`, if the merchant's server has set it, or else what the money buys. An error says,
     /// in words, what an operator has to do.
     pub fn bought(&self, rates: &CreditRates) -> Result<Bought, String> {
-        let credits = match &self.credits {
-            Some(text) => text.trim().parse().map_err(|_| {
-                format!("`metadata.credits` of {} is no whole number: grant by hand with `tollgate account grant`", self.object)
-            })?,
-            None => {
-                let rate = rates.of(&self.currency).ok_or_else(|| {
-                    format!(
-                        "no rate for `{}`: set it in [stripe.credits_per_unit] of tollgate.toml, restart the workers, then \
-                         `tollgate dlq redrive`",
-                        self.currency
-                    )
-                })?;
-                self.amount.checked_mul(rate).unwrap_or(i64::MAX)
-            }
+        let credits = if let Some(text) = &self.credits {
+            text.trim().parse().map_err(|_| {
+                format!(
+                    "`metadata.credits` of {} is no whole number: grant by hand with `tollgate account grant`",
+                    self.object
+                )
+            })?
+        } else {
+            let rate = rates.of(&self.currency).ok_or_else(|| {
+                format!(
+                    "no rate for `{}`: set it in [stripe.credits_per_unit] of tollgate.toml, restart the workers, \
+                     then `tollgate dlq redrive`",
+                    self.currency
+                )
+            })?;
+            self.amount.checked_mul(rate).unwrap_or(i64::MAX)
         };
         if !(1..=MAX_GRANT).contains(&credits) {
             return Err(format!(
@@ -284,7 +286,7 @@ impl Said<'_> {
         };
         let metadata =
             [&self.object["metadata"], &self.object["subscription_details"]["metadata"], &parent["metadata"]];
-        let mut clues: Vec<Clue> = metadata.into_iter().flat_map(named).collect();
+        let mut clues: Vec<Clue> = metadata.into_iter().filter_map(named).collect();
         clues.push(Clue::Object(subscription.clone()));
         clues.extend(self.id("customer").map(Clue::Object));
         let mut payments: Vec<String> = self.payment().into_iter().collect();
