@@ -124,7 +124,7 @@ pub async fn create_for<F: FnOnce(&KeyInfo, &ApiKey) -> Result<Answer>>(
     account: AccountId,
     actor: Actor,
     hashing: KeyHashing,
-    new: NewKey<'_>,
+    mut new: NewKey<'_>,
     answering: Answering<'_, F>,
 ) -> Result<Answer> {
     let scopes = check(&new)?;
@@ -132,6 +132,21 @@ pub async fn create_for<F: FnOnce(&KeyInfo, &ApiKey) -> Result<Answer>>(
     let mut tx = TenantTx::begin(db.pool(), account).await?;
     if let Some(answer) = answering.before(&mut tx).await? {
         return Ok(answer);
+    }
+    // Nobody lifts his own limits: what a key makes may do no more than itself.
+    let Actor::Key(own) = actor else { return Err(Error::NotFound("API key")) };
+    let own = store::lock_key(&mut tx, own).await?.ok_or(Error::NotFound("API key"))?;
+    new.rate_limit = new.rate_limit.or(own.rate_limit.as_deref());
+    new.daily_credit_limit = match (new.daily_credit_limit, own.daily_credit_limit) {
+        (Some(asked), Some(own)) => Some(asked.min(own)),
+        (asked, own) => asked.or(own),
+    };
+    if let Some(end) = own.expires_at {
+        let expires = match new.expires {
+            Some(expiry) => expiry.time(&mut tx).await?.min(end),
+            None => end,
+        };
+        new.expires = Some(Expiry::At(expires));
     }
     let info = insert(&mut tx, actor, &new, &scopes, &drawn).await?;
     answering.give(tx, &info, &drawn.key).await
@@ -259,6 +274,7 @@ async fn replace(tx: &mut TenantTx, actor: Actor, rotation: &Rotation<'_>, drawn
         ..drawn.to_insert()
     };
     let info = store::insert_key(tx, key).await?;
+    store::carry_spending(tx, old.id, info.id).await?;
     if let Some(overlap) = rotation.overlap {
         store::end_key(tx, old.id, now + overlap).await?;
     }

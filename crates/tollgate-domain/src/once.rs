@@ -48,6 +48,26 @@ pub(crate) async fn claim(tx: &mut TenantTx, once: Option<&Once>) -> Result<Opti
     }
 }
 
+/// The answer to a request that would be refused now, but was done before. `None`: it was not.
+pub(crate) async fn before(
+    db: &Database,
+    account: AccountId,
+    key: Uuid,
+    once: Option<&Once>,
+) -> Result<Option<Answer>> {
+    let Some(once) = once else { return Ok(None) };
+    let mut tx = TenantTx::begin(db.pool(), account).await?;
+    let known = store::look_once(&mut tx, once, key).await?;
+    tx.commit().await?;
+    match known {
+        Some(Claim::Done(SavedAnswer { status, response: body, location })) => {
+            Ok(Some(Answer { status, body, location, replayed: true }))
+        }
+        Some(Claim::Conflict) => Err(Error::IdempotencyConflict),
+        _ => Ok(None),
+    }
+}
+
 /// Keeps the answer of a request that was claimed.
 pub(crate) async fn keep(tx: &mut TenantTx, once: Option<&Once>, answer: &Answer) -> Result<()> {
     let Some(once) = once else { return Ok(()) };

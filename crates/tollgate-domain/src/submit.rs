@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use self::batches::Batches;
 use crate::ids::new_id;
-use crate::once::{Answer, KEEP};
+use crate::once::{self, Answer, KEEP};
 use crate::prices::Prices;
 use crate::{Admission, Database, Error, Result, Wakers};
 
@@ -57,9 +57,21 @@ impl Entrance {
         now: DateTime<Utc>,
     ) -> Result<Answer> {
         let id = new_id();
-        let job = submission.accept(&self.rules, id, now)?;
-        let quote = self.prices.quote(&job, now)?;
-        let place = self.admission.place(db).await?;
+        let checked = submission
+            .accept(&self.rules, id, now)
+            .map_err(Error::from)
+            .and_then(|job| self.prices.quote(&job, now).map(|quote| (job, quote)));
+        let admitted = match checked {
+            Ok((job, quote)) => self.admission.place(db).await.map(|place| (job, quote, place)),
+            Err(refused) => Err(refused),
+        };
+        let (job, quote, place) = match admitted {
+            Ok(admitted) => admitted,
+            // What was accepted once is answered so, whatever has changed since.
+            Err(refused) => {
+                return once::before(db, account, key, once.as_ref()).await?.ok_or(refused);
+            }
+        };
         let mut answer = Answer::new(202, &json!({ "job_id": id }))?;
         let location = format!("/v1/jobs/{id}");
         answer.location = Some(location.clone());

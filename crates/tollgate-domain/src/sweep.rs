@@ -3,6 +3,7 @@
 use tollgate_model::account::AccountId;
 use tollgate_model::job::{JobError, codes};
 use tollgate_model::queue::{MAX_LOST_LEASES, QueueName};
+use tollgate_model::stripe::inbox::EventState;
 use tollgate_store as store;
 use tollgate_store::SystemTx;
 use uuid::Uuid;
@@ -141,18 +142,25 @@ async fn expire(db: &Database, swept: &mut Swept) -> Result<bool> {
     swept.expired += expired.len();
     let full = i64::try_from(expired.len()) == Ok(BATCH);
     // Other queues' tasks stand for nothing that has a status of its own.
-    let mut jobs: Vec<(AccountId, Uuid)> = expired
+    let has_status = |queue: QueueName| queue.is_generation() || queue == QueueName::BillingCreditGrant;
+    let mut standing: Vec<(AccountId, bool, Uuid)> = expired
         .iter()
-        .filter(|(queue, ..)| queue.is_generation())
-        .map(|&(_, account, id)| (account, id))
+        .filter(|(queue, ..)| has_status(*queue))
+        .map(|&(queue, account, id)| (account, queue.is_generation(), id))
         .collect();
-    jobs.sort_unstable();
-    if let Some(&(first, _)) = jobs.first() {
+    standing.sort_unstable();
+    if let Some(&(first, ..)) = standing.first() {
         let mut tx = tx.enter(first).await?;
-        for tasks in jobs.chunk_by(|a, b| a.0 == b.0) {
+        for tasks in standing.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
             tx = tx.enter(tasks[0].0).await?;
-            let ids: Vec<Uuid> = tasks.iter().map(|task| task.1).collect();
-            runs::fail(&mut tx, &ids, &error).await?;
+            let ids: Vec<Uuid> = tasks.iter().map(|task| task.2).collect();
+            if tasks[0].1 {
+                runs::fail(&mut tx, &ids, &error).await?;
+            } else {
+                for id in ids {
+                    store::mark_event(&mut tx, id, EventState::NeedsAttention, Some(&error.message)).await?;
+                }
+            }
         }
         tx.commit().await?;
     } else {

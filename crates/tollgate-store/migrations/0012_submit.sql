@@ -81,7 +81,8 @@ CREATE POLICY tenant ON app.idempotency_keys
     USING (account_id = (SELECT NULLIF(current_setting('app.account_id', true), '')::uuid))
     WITH CHECK (account_id = (SELECT NULLIF(current_setting('app.account_id', true), '')::uuid));
 GRANT SELECT, INSERT, UPDATE, DELETE ON app.idempotency_keys TO app_api;
-GRANT SELECT, DELETE ON app.idempotency_keys TO app_worker;
+-- UPDATE of a column is what FOR UPDATE asks for.
+GRANT SELECT, DELETE, UPDATE (expires_at) ON app.idempotency_keys TO app_worker;
 
 -- Prices that operators have set, beside those of the configuration's file. Belong to no account; only ever added.
 CREATE TABLE billing.prices (
@@ -103,6 +104,9 @@ DECLARE
     most bigint;
 BEGIN
     SELECT k.daily_credit_limit INTO most FROM app.api_keys k WHERE k.account_id = account AND k.id = key;
+    IF most IS NULL THEN
+        RETURN true;
+    END IF;
     INSERT INTO app.key_spending AS s (account_id, key_id, day, credits)
     SELECT account, key, (now() AT TIME ZONE 'UTC')::date, amount WHERE amount <= most
     ON CONFLICT (account_id, key_id, day) DO UPDATE SET credits = s.credits + excluded.credits
@@ -188,6 +192,13 @@ BEGIN
         SELECT array_agg(claim.account_id || claim.key) INTO claimed FROM claim;
     END IF;
 
+    IF limited THEN
+        -- The order of locks, everywhere: counts, job, what a key has spent, balance.
+        PERFORM FROM unnest(accounts, queues) AS s (account, queue),
+                     LATERAL (SELECT c.shard FROM queue.lane_counts c
+                              WHERE c.account_id = s.account AND c.queue = s.queue AND c.shard = pg_backend_pid() % 32
+                              FOR NO KEY UPDATE) AS held;
+    END IF;
     FOR nr IN 1 .. size LOOP
         IF rooms[nr] IS NOT NULL THEN
             room := rooms[nr];

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tollgate_model::idempotency::Once;
+use uuid::Uuid;
 
 use crate::tasks::interval;
 use crate::{Result, TenantTx};
@@ -73,6 +74,31 @@ pub async fn claim_once(tx: &mut TenantTx, once: &Once, keep: Duration) -> Resul
             location: row.location,
         }),
     })
+}
+
+/// What is known of a request that is refused for a reason of its own, for the holder of a key that is valid now. Claims
+/// nothing.
+pub async fn look_once(tx: &mut TenantTx, once: &Once, key: Uuid) -> Result<Option<Claim>> {
+    let found = sqlx::query!(
+        "SELECT i.fingerprint, i.status, i.response, i.location
+         FROM app.idempotency_keys i, app.api_keys k
+         WHERE i.account_id = $1 AND i.method = $2 AND i.route = $3 AND i.key = $4 AND i.expires_at > now()
+           AND k.account_id = $1 AND k.id = $5 AND k.revoked_at IS NULL AND coalesce(k.expires_at > now(), true)",
+        tx.account().0,
+        once.method,
+        once.route,
+        once.key,
+        key,
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    Ok(found.map(|row| {
+        if row.fingerprint != once.fingerprint {
+            return Claim::Conflict;
+        }
+        let status = u16::try_from(row.status).unwrap_or(500);
+        Claim::Done(SavedAnswer { status, response: row.response, location: row.location })
+    }))
 }
 
 /// Saves the answer of a request that this transaction has claimed.

@@ -102,16 +102,22 @@ pub async fn mark_retrying(tx: &mut TenantTx, id: Uuid, at: DateTime<Utc>, error
 }
 
 /// The job has its result, and costs so many credits: what was held for it is free again, the cost is charged, and what of
-/// it the balance does not pay is owed. One statement, and the balance last of all. `false`: it had ended before.
+/// it the balance does not pay is owed. One statement; of the rows that others wait for, what the key has spent comes before the
+/// balance. `false`: it had ended before.
 pub async fn mark_succeeded(tx: &mut TenantTx, id: Uuid, entry: Uuid, cost: i64) -> Result<bool> {
     let done = sqlx::query!(
         "WITH job AS MATERIALIZED (
              SELECT credits_held AS held, key_id, (created_at AT TIME ZONE 'UTC')::date AS day FROM app.jobs
              WHERE account_id = $1 AND id = $2 AND finished_at IS NULL FOR NO KEY UPDATE
+         ), spent AS MATERIALIZED (
+             SELECT own.day FROM job, LATERAL (SELECT s.day FROM app.key_spending s
+                                               WHERE s.account_id = $1 AND s.key_id = job.key_id AND s.day = job.day
+                                               LIMIT 1 FOR NO KEY UPDATE) AS own
          ), moved AS MATERIALIZED (
              SELECT job.held, job.key_id, job.day, greatest($4 - job.held - (b.posted - b.held), 0) AS owed
              FROM job, LATERAL (SELECT posted, held FROM app.credit_balances
-                                WHERE account_id = $1 AND (job.held > 0 OR $4::bigint > 0) LIMIT 1
+                                WHERE account_id = $1 AND (job.held > 0 OR $4::bigint > 0)
+                                  AND (SELECT count(*) FROM spent) >= 0 LIMIT 1
                                 FOR NO KEY UPDATE) AS b
          ), changed AS (
              UPDATE app.jobs

@@ -205,3 +205,18 @@ pub async fn revoke_key(tx: &mut TenantTx, id: Uuid) -> Result<Option<KeyInfo>> 
     .fetch_optional(tx.conn())
     .await
 }
+
+/// What a key has spent today, its successor has.
+pub async fn carry_spending(tx: &mut TenantTx, old: Uuid, new: Uuid) -> Result<()> {
+    sqlx::query!(
+        "INSERT INTO app.key_spending (account_id, key_id, day, credits)
+         SELECT account_id, $3, day, credits FROM app.key_spending
+         WHERE account_id = $1 AND key_id = $2 AND day = (now() AT TIME ZONE 'UTC')::date",
+        tx.account().0,
+        old,
+        new,
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}

@@ -42,7 +42,7 @@ pub use guard::{
     ClassRow, add_latencies, breaker_enabled, class_state, forget_latencies, latencies, lock_class,
     save_class, switch_breaker,
 };
-pub use idempotency::{Claim, SavedAnswer, claim_once, remove_expired_answers, save_answer};
+pub use idempotency::{Claim, SavedAnswer, claim_once, look_once, remove_expired_answers, save_answer};
 pub use images::{
     NewImage, NewPlace, Place, StoredImage, image_by_id, image_data, images_page, insert_image, lock_images,
     remove_unused_images,
@@ -52,7 +52,8 @@ pub use jobs::{
     mark_requeued, mark_retrying, mark_running, mark_succeeded,
 };
 pub use keys::{
-    KeyCandidate, KeyToInsert, end_key, find_key, insert_key, list_keys, lock_key, mark_used, revoke_key,
+    KeyCandidate, KeyToInsert, carry_spending, end_key, find_key, insert_key, list_keys, lock_key, mark_used,
+    revoke_key,
 };
 pub use lanes::{
     LaneSettings, awake_lanes, change_settings, lane_counts, lane_settings, lock_lanes, put_to_sleep,

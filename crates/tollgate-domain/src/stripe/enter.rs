@@ -57,7 +57,7 @@ pub async fn enter(db: &Database, task: &ClaimedTask, rates: &CreditRates, ttl: 
         Fact::ByHand(words) => (EventState::NeedsAttention, Some(words.clone()), None),
         Fact::Bought(purchase) => match purchase.bought(rates) {
             Ok(bought) => (EventState::Processed, None, Some(bought)),
-            Err(words) => return give_up(tx, task, &words).await,
+            Err(words) => return give_up(db, tx, task, &links, ttl, &words).await,
         },
         _ => (EventState::Processed, None, None),
     };
@@ -90,14 +90,26 @@ pub async fn enter(db: &Database, task: &ClaimedTask, rates: &CreditRates, ttl: 
 }
 
 /// To the dead letters, until an operator has done what the words say and redrives it.
-async fn give_up(mut tx: TenantTx, task: &ClaimedTask, words: &str) -> Result<Entered> {
+/// What waits for the objects that it made known goes on all the same.
+async fn give_up(
+    db: &Database,
+    mut tx: TenantTx,
+    task: &ClaimedTask,
+    links: &[&str],
+    ttl: Duration,
+    words: &str,
+) -> Result<Entered> {
     let lease = task.lease;
     let reason = JobError { code: codes::NEEDS_ATTENTION.into(), message: words.into() };
     if !store::bury(&mut tx, lease, &reason).await? {
         return Ok(Entered::LeaseLost);
     }
     store::mark_event(&mut tx, lease.task, EventState::NeedsAttention, Some(words)).await?;
+    let released = let_go(&mut tx, links, ttl).await?;
     tx.commit().await?;
+    if released > 0 {
+        wake_workers(db, QUEUE).await;
+    }
     dead_letters::died(QUEUE, lease.account, lease.task, &reason.code);
     Ok(Entered::NeedsAttention)
 }

@@ -18,6 +18,8 @@ use crate::{Database, Error, Result};
 const LARGEST: usize = 64;
 /// Of one account, while others wait: so that one that submits a thousand at once does not go before all of them.
 const SHARE: usize = 8;
+/// Submissions that may wait at once: many more than there are connections to bring them.
+const MOST: usize = 10_000;
 /// Times that a batch is tried which met a deadlock.
 const TRIES: usize = 3;
 /// Statements under way at once, in one process.
@@ -54,11 +56,17 @@ impl Batches {
         Self(Arc::new(Shared { db, terms, state: Mutex::default() }))
     }
 
-    /// What becomes of a submission. It goes on if the one who waits for it leaves.
+    /// What becomes of a submission. Once it is under way it goes on if the one who waits for it leaves.
     pub(super) async fn submit(&self, new: NewJob) -> Result<Submitted> {
         let (told, answer) = oneshot::channel();
         let turn = {
             let mut state = self.0.state();
+            if state.waiting.len() >= MOST {
+                state.waiting.retain(|one| !one.told.is_closed());
+            }
+            if state.waiting.len() >= MOST {
+                return Err(Error::timed_out());
+            }
             state.waiting.push_back(Waiting { new, told });
             (state.statements < STATEMENTS).then(|| {
                 state.statements += 1;
@@ -215,10 +223,15 @@ impl State {
     /// The first who wait, as many as may go together: none of an account that is in a statement, of each account no more
     /// than its share, and of those with the same idempotency key one. The others are answered what it was.
     fn take(&mut self) -> Vec<Waiting> {
+        // Who has left was told that it was not done, or may ask again: it must not be done behind his back.
+        self.waiting.retain(|one| !one.told.is_closed());
         let mut batch: Vec<Waiting> = Vec::new();
         let mut rest = VecDeque::new();
         let mut shares: HashMap<AccountId, usize> = HashMap::new();
-        let lone = self.waiting.iter().all(|one| one.new.account == self.waiting[0].new.account);
+        let lone = self
+            .waiting
+            .front()
+            .is_some_and(|first| self.waiting.iter().all(|one| one.new.account == first.new.account));
         let share = if lone { LARGEST } else { SHARE };
         for one in self.waiting.drain(..) {
             let same =
