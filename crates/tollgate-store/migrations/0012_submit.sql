@@ -148,6 +148,8 @@ DECLARE
     balances  bigint[] := array_fill(NULL::bigint, ARRAY[cardinality(ids)]);
     room      bigint;
     known     bytea;
+    known_answer bytea;
+    known_place  text;
     payers    uuid[] := '{}';
     sums      bigint[] := '{}';
     paid      uuid[];
@@ -207,12 +209,14 @@ BEGIN
         END IF;
         CONTINUE WHEN fates[nr] <> 'accepted';
         IF onces[nr] IS NOT NULL AND (accounts[nr] || onces[nr] = ANY (claimed)) IS NOT TRUE THEN
-            SELECT i.fingerprint, i.response, i.location INTO known, responses[nr], locations[nr]
+            SELECT i.fingerprint, i.response, i.location INTO known, known_answer, known_place
             FROM app.idempotency_keys i
             WHERE i.account_id = accounts[nr] AND i.method = 'POST' AND i.route = asked_route AND i.key = onces[nr];
             fates[nr] := CASE WHEN NOT FOUND THEN 'in_flight'
                               WHEN known = fingerprints[nr] THEN 'replayed'
                               ELSE 'conflict' END;
+            responses[nr] := known_answer;
+            locations[nr] := known_place;
         ELSIF room <= 0 THEN
             fates[nr] := 'full';
         ELSIF limited AND NOT app.spend(accounts[nr], key_ids[nr], holds[nr]) THEN

@@ -257,3 +257,37 @@ async fn the_same_keys_in_any_order_over_two_apis_are_no_deadlock() {
     assert_eq!(stored(&app).await, [4 * 32; 6]);
     app.assert_books().await;
 }
+
+/// What one key may spend is nothing to another that is in the same batch.
+#[tokio::test]
+async fn the_limit_of_one_key_is_no_limit_of_anothers() {
+    let app = TestApp::start(BINARY, priced(0, &[])).await;
+    let (mine, _) = open(&app, 1000).await;
+    let (theirs, _) = open(&app, 1000).await;
+    let (limited, free) = (key_of(&app, mine).await, key_of(&app, theirs).await);
+    app.change(&format!("UPDATE app.api_keys SET daily_credit_limit = 5 WHERE id = '{limited}'")).await;
+    let pool = store::connect(&app.db.role_url(Role::Api), Role::Api, 1, true).await.unwrap();
+    let mut batch = vec![new_job(mine, limited, 5), new_job(mine, limited, 1), new_job(theirs, free, 7)];
+    batch.sort_by_key(|new| new.account);
+    let told = store::submit(&pool, &TERMS, &batch).await.unwrap();
+    for (new, told) in batch.iter().zip(told) {
+        let expected = if new.quote.estimate == 1 { Submitted::Capped } else { Submitted::Accepted };
+        assert_eq!(told, expected, "{} credits", new.quote.estimate);
+    }
+    app.assert_books().await;
+}
+
+/// The worker's role may forget what nobody can ask for again, and nothing else.
+#[tokio::test]
+async fn answers_that_have_expired_are_forgotten() {
+    let app = TestApp::start(BINARY, priced(0, &[])).await;
+    let answers = "INSERT INTO app.idempotency_keys
+                       (account_id, method, route, key, fingerprint, status, response, expires_at)
+                   SELECT account_id, 'POST', '/', n::text, '', 200, '', now() + (n - 5) * interval '1 hour'
+                   FROM app.accounts, generate_series(1, 9) AS n";
+    assert_eq!(app.change(answers).await, 9);
+    let worker = Database::connect(&app.db.role_url(Role::Worker), Role::Worker, 1, true).await.unwrap();
+    let mut after = None;
+    tollgate_domain::once::forget_expired(&worker, &mut after).await.unwrap();
+    assert_eq!(app.number("SELECT count(*) FROM app.idempotency_keys").await, 4);
+}
