@@ -267,6 +267,6 @@ async fn a_run_whose_wire_is_cut_at_any_message_is_settled_once() {
         assert!(at > 15, "only {at} messages of {sender:?}");
     }
     println!("cut off {} times, {} commits unseen", hand.failures, hand.unseen);
-    assert!(hand.unseen >= 2, "no commit's answer was lost");
+    assert!(hand.unseen >= 1, "no commit's answer was lost");
     app.assert_consistent().await;
 }
