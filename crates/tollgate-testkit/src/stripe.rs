@@ -1,6 +1,7 @@
 //! Stripe, as far as it talks to Tollgate: it signs events, and lists them. Signatures are computed here from Stripe's
 //! documentation, not by the code that verifies them.
 
+use std::fmt::Write as _;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -27,7 +28,10 @@ pub fn stripe_signature(body: &[u8], secret: &str, seconds_ago: u64) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap_or_else(|error| panic!("{error}"));
     mac.update(format!("{time}.").as_bytes());
     mac.update(body);
-    let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut hex = String::new();
+    for byte in mac.finalize().into_bytes() {
+        let _ = write!(hex, "{byte:02x}");
+    }
     format!("t={time},v1={hex}")
 }
 

@@ -85,7 +85,9 @@ pub async fn enter(db: &Database, task: &ClaimedTask, rates: &CreditRates, ttl: 
     if released > 0 {
         wake_workers(db, QUEUE).await;
     }
-    moves.iter().for_each(|moved| announce(lease.account, &event.id, moved));
+    for moved in &moves {
+        announce(lease.account, &event.id, moved);
+    }
     Ok(if state == EventState::Processed { Entered::Done } else { Entered::NeedsAttention })
 }
 

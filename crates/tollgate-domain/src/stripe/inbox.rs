@@ -55,32 +55,29 @@ pub async fn receive(db: &Database, body: &[u8], ttl: Duration) -> Result<Receiv
     };
     let mut tx = SystemTx::begin(db.pool()).await?;
     let account = tell(&mut tx, &event, named).await?;
-    let received = match account {
-        Some(account) => {
-            (new.account, new.state) = (Some(account), EventState::Received);
-            let mut tx = tx.enter(account).await?;
-            let is_new = store::enter_event(&mut tx, new).await?;
-            if is_new {
-                enqueue(&mut tx, new.id, &event.kind, ttl).await?;
-                tx.commit().await?;
-                wake_workers(db, QUEUE).await;
-            }
-            is_new
+    let received = if let Some(account) = account {
+        (new.account, new.state) = (Some(account), EventState::Received);
+        let mut tx = tx.enter(account).await?;
+        let is_new = store::enter_event(&mut tx, new).await?;
+        if is_new {
+            enqueue(&mut tx, new.id, &event.kind, ttl).await?;
+            tx.commit().await?;
+            wake_workers(db, QUEUE).await;
         }
-        None => {
-            let is_new = store::enter_event(&mut tx, new).await?;
-            if is_new {
-                if new.state != EventState::Ignored {
-                    // By its own id as well, so that an operator can say whose it is when it names nothing else.
-                    let mut objects = event.waits_for();
-                    objects.push(&event.id);
-                    store::tell(&mut tx, &[&event.id], None).await?;
-                    store::wait_for(&mut tx, &event.id, &objects).await?;
-                }
-                tx.commit().await?;
+        is_new
+    } else {
+        let is_new = store::enter_event(&mut tx, new).await?;
+        if is_new {
+            if new.state != EventState::Ignored {
+                // By its own id as well, so that an operator can say whose it is when it names nothing else.
+                let mut objects = event.waits_for();
+                objects.push(&event.id);
+                store::tell(&mut tx, &[&event.id], None).await?;
+                store::wait_for(&mut tx, &event.id, &objects).await?;
             }
-            is_new
+            tx.commit().await?;
         }
+        is_new
     };
     Ok(if received { Received::New } else { Received::Known })
 }

@@ -46,12 +46,15 @@ fn random(seed: u64, party: u64) -> TestRng {
     TestRng::from_seed(RngAlgorithm::ChaCha, &bytes)
 }
 
+/// How often a key was sent, and what was answered.
+type Asked = (u32, Option<Vec<u8>>);
+
 /// An account, and what it was told.
 struct Holder {
     account: AccountId,
     till: Till,
     /// By key: what was asked, and the body of the answer once there was one.
-    keys: Mutex<BTreeMap<String, (u32, Option<Vec<u8>>)>>,
+    keys: Mutex<BTreeMap<String, Asked>>,
     jobs: Mutex<Vec<Uuid>>,
 }
 

@@ -222,7 +222,7 @@ async fn churn(
     api: &Database,
     operator: &Database,
 ) -> Result<(), Error> {
-    let new: Vec<NewJob> = (0..1 + party % 3).map(|_| new_job(account, key, 5)).collect();
+    let new: Vec<NewJob> = (0..=party % 3).map(|_| new_job(account, key, 5)).collect();
     store::submit(pool, &TERMS, &new).await?;
     if round % 5 == party % 5 {
         accounts::grant(operator, account, 1, "more").await?;

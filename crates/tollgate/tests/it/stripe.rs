@@ -144,9 +144,9 @@ async fn a_purchase_is_granted_once_however_often_it_is_told() {
     assert_eq!(credits(&app, app.account).await, (OPENING + 5000, 0));
     assert_eq!(app.number("SELECT count(*) FROM billing.stripe_events WHERE state = 'processed'").await, 2);
     assert_eq!(app.number("SELECT count(*) FROM app.stripe_events").await, 2);
-    assert_eq!(app.api.metric("tollgate_stripe_events_total").await, 24.0);
+    assert_eq!(app.api.metric("tollgate_stripe_events_total").await.to_string(), "24");
     let counted = app.workers[0].metric("tollgate_credits_granted_total").await;
-    assert_eq!(counted, 5000.0);
+    assert_eq!(counted.to_string(), "5000");
     assert_books(&app).await;
 }
 
