@@ -230,7 +230,7 @@ async fn what_was_accepted_is_answered_so_whatever_has_changed_since() {
     let price = Price {
         provider: "openai".into(),
         model: Some("fleeting".into()),
-        from: Some(now + TimeDelta::seconds(3)),
+        from: Some(now + TimeDelta::seconds(8)),
         until: None,
         rates: Rates::default(),
     };
