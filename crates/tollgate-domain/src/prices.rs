@@ -38,6 +38,7 @@ impl Prices {
             async move {
                 loop {
                     tokio::time::sleep(LOOKS).await;
+                    db.back().await;
                     if let Err(error) = prices.look(&db).await {
                         tracing::debug!(%error, "could not look for new prices");
                     }
