@@ -186,8 +186,14 @@ async fn insert(
         Some(expiry) => Some(expiry.time(tx).await?),
         None => None,
     };
-    let key =
-        KeyToInsert { name: new.name, scopes, expires_at, rate_limit: new.rate_limit, ..drawn.to_insert() };
+    let key = KeyToInsert {
+        name: new.name,
+        scopes,
+        expires_at,
+        rate_limit: new.rate_limit,
+        daily_credit_limit: new.daily_credit_limit,
+        ..drawn.to_insert()
+    };
     let inserted = store::insert_key(tx, key).await;
     let info = match inserted {
         Err(store::Error::Database(error)) if error.is_foreign_key_violation() => {
@@ -264,13 +270,20 @@ async fn replace(tx: &mut TenantTx, actor: Actor, rotation: &Rotation<'_>, drawn
         Some(expiry) => Some(expiry.time(tx).await?),
         None => None,
     };
+    // Whoever rotates another key has its limits, and keeps his own.
+    let by = match actor {
+        Actor::Key(own) => store::lock_key(tx, own).await?,
+        _ => None,
+    };
+    let own_rate_limit = by.as_ref().and_then(|by| by.rate_limit.as_deref());
+    let own_daily_limit = by.as_ref().and_then(|by| by.daily_credit_limit);
     let key = KeyToInsert {
         name: &old.name,
         scopes: &old.scopes,
         expires_at,
         rotated_from: Some(old.id),
-        rate_limit: old.rate_limit.as_deref(),
-        daily_credit_limit: old.daily_credit_limit,
+        rate_limit: old.rate_limit.as_deref().or(own_rate_limit),
+        daily_credit_limit: old.daily_credit_limit.into_iter().chain(own_daily_limit).min(),
         ..drawn.to_insert()
     };
     let info = store::insert_key(tx, key).await?;

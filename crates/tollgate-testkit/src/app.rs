@@ -77,6 +77,7 @@ pub struct TestApp {
     pub key: String,
     provider_url: String,
     log: Option<PathBuf>,
+    credits: i64,
     _provider: AbortOnDropHandle<()>,
 }
 
@@ -95,7 +96,8 @@ impl TestApp {
             let environment = environment(&db, Role::Api, &provider_url, &tune.settings);
             Process::start(&binary, &["--json", "api", "--listen", "127.0.0.1:0"], &environment).await
         };
-        let (account, key) = open_account(&db, tune.credits.unwrap_or(CREDITS)).await;
+        let credits = tune.credits.unwrap_or(CREDITS);
+        let (account, key) = open_account(&db, credits).await;
         let mut app = Self {
             binary,
             settings: tune.settings,
@@ -108,6 +110,7 @@ impl TestApp {
             key,
             provider_url,
             log: tune.log,
+            credits,
             _provider: AbortOnDropHandle::new(running),
         };
         for _ in 0..tune.workers {
@@ -157,7 +160,7 @@ impl TestApp {
 
     /// Another account with a key of every scope.
     pub async fn open_account(&self) -> (AccountId, String) {
-        open_account(&self.db, CREDITS).await
+        open_account(&self.db, self.credits).await
     }
 
     /// A key of the first account with these scopes.
