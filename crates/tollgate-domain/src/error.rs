@@ -103,11 +103,6 @@ impl Error {
         }
     }
 
-    /// Whether there was no answer at all, or nobody to ask.
-    pub(crate) fn is_lost_connection(&self) -> bool {
-        matches!(self, Self::Unavailable(error) if !matches!(error, tollgate_store::Error::Database(_)))
-    }
-
     /// Whether the same call may succeed later.
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable(_))

@@ -12,11 +12,13 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 use tollgate_model::account::AccountId;
 use tollgate_model::idempotency::Once;
-use tollgate_model::submission::{Submission, SubmissionRules};
+use tollgate_model::pricing::Quote;
+use tollgate_model::submission::{AcceptedJob, Submission, SubmissionRules};
 use tollgate_store::{NewJob, SubmitTerms, Submitted};
 use uuid::Uuid;
 
 use self::batches::Batches;
+use crate::admission::Place;
 use crate::ids::new_id;
 use crate::once::{self, Answer, KEEP};
 use crate::prices::Prices;
@@ -57,15 +59,7 @@ impl Entrance {
         now: DateTime<Utc>,
     ) -> Result<Answer> {
         let id = new_id();
-        let checked = submission
-            .accept(&self.rules, id, now)
-            .map_err(Error::from)
-            .and_then(|job| self.prices.quote(&job, now).map(|quote| (job, quote)));
-        let admitted = match checked {
-            Ok((job, quote)) => self.admission.place(db).await.map(|place| (job, quote, place)),
-            Err(refused) => Err(refused),
-        };
-        let (job, quote, place) = match admitted {
+        let (job, quote, place) = match self.admit(db, submission, id, now).await {
             Ok(admitted) => admitted,
             // What was accepted once is answered so, whatever has changed since.
             Err(refused) => {
@@ -106,5 +100,19 @@ impl Entrance {
             Submitted::Capped => Err(Error::DailyLimit { needed: hold }),
             Submitted::Short { balance } => Err(Error::InsufficientCredits { needed: hold, balance }),
         }
+    }
+
+    /// Whether there may be such a job, what it costs, and whether there is room for one.
+    async fn admit(
+        &self,
+        db: &Database,
+        submission: Submission,
+        id: Uuid,
+        now: DateTime<Utc>,
+    ) -> Result<(AcceptedJob, Quote, Place<'_>)> {
+        let job = submission.accept(&self.rules, id, now)?;
+        let quote = self.prices.quote(&job, now)?;
+        let place = self.admission.place(db).await?;
+        Ok((job, quote, place))
     }
 }

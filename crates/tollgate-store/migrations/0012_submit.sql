@@ -132,7 +132,7 @@ GRANT EXECUTE ON FUNCTION app.spend TO app_api;
 -- row (measured: 850 microseconds a submission one by one, a third of that together). So the wall is opened for the batch: the
 -- policies `batch` show and take the rows of the accounts that app.accounts names, in this transaction, and no others.
 CREATE FUNCTION app.submit(
-    lines text[], max_queued bigint, ttl interval, asked_route text, keep interval,
+    lines text[], max_queued bigint, ttl interval, asked_route text, keep interval, patience interval,
     accounts uuid[], ids uuid[], key_ids uuid[], onces text[], fingerprints bytea[], responses bytea[], locations text[],
     types text[], queues text[], priorities smallint[], attempts integer[], requests text[], metadatas text[],
     run_ats timestamptz[], quotes text[], holds bigint[], entries uuid[])
@@ -156,11 +156,8 @@ DECLARE
     spendable bigint;
     counted   text[];
 BEGIN
-    IF accounts[1] <> accounts[size] THEN
-        -- Who must wait for long must not let the others wait: each account is tried again by itself then.
-        PERFORM set_config('lock_timeout', '100ms', true);
-    END IF;
-    PERFORM set_config('app.accounts', accounts::text, true);
+    PERFORM set_config('lock_timeout', (extract(epoch FROM patience) * 1000)::integer::text, true),
+            set_config('app.accounts', accounts::text, true);
 
     -- The keys, as they are now: what a process remembers of them may be out of date. And, with the first submission of each
     -- account, how many more of its jobs may wait.

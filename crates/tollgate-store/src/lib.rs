@@ -71,7 +71,7 @@ pub use stripe::{
     grant_of, inbox_page, join_reversal, link, linked, lock_balance, mark_event, purchases_of, reversals_of,
     set_taken_back, stripe_event, tell, wait_for,
 };
-pub use submit::{NewJob, SubmitTerms, Submitted, submit};
+pub use submit::{NewJob, SubmitTerms, Submitted, submit, waits_for_its_key};
 pub use tasks::{
     LaneRoom, NewTask, bury, bury_expired, bury_unleased, claim, delete_task, due_in, enqueue, enqueue_all,
     finish, finish_all, hold_counts, lock_caps, lock_dead_worker, open_lane, orphan_workers, promote_due,

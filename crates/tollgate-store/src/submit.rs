@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use sqlx::PgPool;
+use sqlx::postgres::PgDatabaseError;
 use tollgate_model::account::AccountId;
 use tollgate_model::idempotency::Once;
 use tollgate_model::pricing::Quote;
@@ -11,8 +12,8 @@ use tollgate_model::queue::QueueName;
 use tollgate_model::submission::AcceptedJob;
 use uuid::Uuid;
 
-use crate::Result;
 use crate::tasks::interval;
+use crate::{Error, Result};
 
 /// A submission that is complete, and what is to be answered if it is accepted.
 #[derive(Debug, Clone)]
@@ -92,20 +93,27 @@ pub enum Submitted {
 /// Stores what can be accepted of some submissions. The answers come in their order, which must be that of their accounts,
 /// and in each of their idempotency keys ([`NewJob::place`]).
 ///
-/// No two of an account may have the same idempotency key: who asks twice asks one after the other. Where they are of several
-/// accounts, waiting for one of them is given up soon, with PostgreSQL's code `55P03`.
-pub async fn submit(pool: &PgPool, terms: &SubmitTerms, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
+/// No two of an account may have the same idempotency key: who asks twice asks one after the other. Where somebody else is at
+/// one of their rows for longer than `patience`, none is stored: [`Error::Database`] with PostgreSQL's
+/// code `55P03`.
+pub async fn submit(
+    pool: &PgPool,
+    terms: &SubmitTerms,
+    patience: Duration,
+    jobs: &[NewJob],
+) -> Result<Vec<Submitted>> {
     let lines = QueueName::GENERATION.map(QueueName::as_str);
     let route = jobs.iter().find_map(|new| new.once.as_ref()).map_or("", |once| once.route.as_str());
     let rows = sqlx::query!(
         r#"SELECT outcome AS "outcome!", answer, place, available
            FROM app.submit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
-                           $22)"#,
+                           $22, $23)"#,
         &lines as _,
         i64::from(terms.max_queued),
         interval(terms.ttl),
         route,
         interval(terms.keep),
+        interval(patience),
         &column(jobs, |new| new.account.0),
         &column(jobs, |new| new.id),
         &column(jobs, |new| new.key),
@@ -143,6 +151,16 @@ pub async fn submit(pool: &PgPool, terms: &SubmitTerms, jobs: &[NewJob]) -> Resu
             })
         })
         .collect()
+}
+
+/// Whether a submission waited in vain for another one with its idempotency key: the place where it waited names the table.
+pub fn waits_for_its_key(error: &Error) -> bool {
+    let Error::Database(error) = error else { return false };
+    error.code().as_deref() == Some("55P03")
+        && error
+            .try_downcast_ref::<PgDatabaseError>()
+            .and_then(PgDatabaseError::r#where)
+            .is_some_and(|place| place.contains("app.idempotency_keys"))
 }
 
 /// One column of the batch.

@@ -2,16 +2,20 @@
 //!
 //! An account's are in one statement at a time, since they would wait for each other at its balance. Statements are few at
 //! once: what a database does for ten connections in turn it does faster for three, each with its caches warm.
+//!
+//! So a statement that meets somebody else at one of its rows gives up soon: its accounts are tried one by one, and those at
+//! which he still is are waited for beside the others. Those who wait are few at once, too, or they would take all
+//! connections.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tollgate_model::account::AccountId;
 use tollgate_store as store;
 use tollgate_store::{NewJob, SubmitTerms, Submitted};
 
-use crate::once::in_flight;
 use crate::{Database, Error, Result};
 
 /// Submissions that go together at most: enough to share a commit's cost, few enough that none waits long for the others.
@@ -22,8 +26,14 @@ const SHARE: usize = 8;
 const MOST: usize = 10_000;
 /// Times that a batch is tried which met a deadlock.
 const TRIES: usize = 3;
-/// Statements under way at once, in one process.
+/// Statements under way at once, in one process: so many of those that give up soon, and of those that wait.
 const STATEMENTS: usize = 3;
+/// For somebody else to be done with a row: a commit on a busy disk.
+const SOON: Duration = Duration::from_millis(100);
+/// For the same, once that was not enough, while other accounts wait for their turn.
+const AT_ONCE: Duration = Duration::from_millis(10);
+/// For the same, while nobody else waits: as every other statement (`lock_timeout`).
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Puts batches together, and sends them. One a process; clones are the same.
 #[derive(Debug, Clone)]
@@ -34,6 +44,8 @@ struct Shared {
     db: Database,
     terms: SubmitTerms,
     state: Mutex<State>,
+    /// For statements that wait.
+    patient: Semaphore,
 }
 
 #[derive(Debug, Default)]
@@ -45,15 +57,19 @@ struct State {
     statements: usize,
 }
 
+/// To whom it is told what becomes of his submission.
+type Told = oneshot::Sender<Result<Submitted>>;
+
 #[derive(Debug)]
 struct Waiting {
     new: NewJob,
-    told: oneshot::Sender<Result<Submitted>>,
+    told: Told,
 }
 
 impl Batches {
     pub(super) fn new(db: Database, terms: SubmitTerms) -> Self {
-        Self(Arc::new(Shared { db, terms, state: Mutex::default() }))
+        let (state, patient) = (Mutex::default(), Semaphore::new(STATEMENTS));
+        Self(Arc::new(Shared { db, terms, state, patient }))
     }
 
     /// What becomes of a submission. Once it is under way it goes on if the one who waits for it leaves.
@@ -85,26 +101,33 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn submit(&self, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
+    async fn submit(&self, patience: Duration, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
         let mut tries = TRIES;
-        let submitted = loop {
+        loop {
             tries -= 1;
-            match store::submit(self.db.pool(), &self.terms, jobs).await {
+            match store::submit(self.db.pool(), &self.terms, patience, jobs).await {
                 // Two waited for each other; PostgreSQL has undone the one, and the other goes on.
-                Err(error) if tries > 0 && is_deadlock(&error) => {}
-                submitted => break submitted,
+                Err(error) if tries > 0 && has_code(&error, "40P01") => {}
+                Err(error) if store::waits_for_its_key(&error) => break Err(Error::IdempotencyInFlight),
+                submitted => break Ok(submitted?),
             }
-        };
-        let outcomes = match jobs {
-            [NewJob { once: Some(_), .. }] => submitted.map_err(in_flight)?,
-            _ => submitted?,
-        };
-        if outcomes.len() == jobs.len() { Ok(outcomes) } else { Err(no_answer()) }
+        }
     }
 }
 
-fn is_deadlock(error: &store::Error) -> bool {
-    matches!(error, store::Error::Database(error) if error.code().as_deref() == Some("40P01"))
+fn has_code(error: &store::Error, code: &str) -> bool {
+    matches!(error, store::Error::Database(error) if error.code().as_deref() == Some(code))
+}
+
+/// Whether it says something of some of a batch's accounts, and nothing of the others: somebody is at a row of theirs.
+fn is_of_some(error: &Error) -> bool {
+    matches!(error, Error::Unavailable(error) if has_code(error, "55P03") || has_code(error, "40P01"))
+        || is_of_one(error)
+}
+
+/// Whether it says something of one of an account's submissions, and nothing of the others.
+fn is_of_one(error: &Error) -> bool {
+    error.is_about_values() || matches!(error, Error::IdempotencyInFlight)
 }
 
 #[expect(
@@ -114,10 +137,6 @@ fn is_deadlock(error: &store::Error) -> bool {
 )]
 fn spawn(work: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(work);
-}
-
-fn no_answer() -> Error {
-    Error::Internal("a submission was not answered".into())
 }
 
 /// The right to have a statement under way, until there is nobody left to send.
@@ -136,7 +155,8 @@ impl Turn {
         }
     }
 
-    /// Those who wait now, and may go together.
+    /// Those who wait now, and may go together. At the end, who comes next finds a statement less under way: not to be seen
+    /// by him is to leave him waiting.
     fn next(&mut self) -> Option<Vec<Waiting>> {
         let mut state = self.of.state();
         for account in self.accounts.drain() {
@@ -149,9 +169,13 @@ impl Turn {
             (self.counts, state.statements) = (true, state.statements + 1);
         }
         let batch = state.take();
+        if batch.is_empty() {
+            (self.counts, state.statements) = (false, state.statements - 1);
+            return None;
+        }
         self.accounts = batch.iter().map(|one| one.new.account).collect();
         state.busy.extend(&self.accounts);
-        (!batch.is_empty()).then_some(batch)
+        Some(batch)
     }
 
     /// Sends a batch, and tells each what became of it.
@@ -159,53 +183,67 @@ impl Turn {
         metrics::histogram!("tollgate_submit_batch_jobs").record(batch.len() as f64);
         batch.sort_by(|a, b| a.new.place().cmp(&b.new.place()));
         let (jobs, told): (Vec<_>, Vec<_>) = batch.into_iter().map(|one| (one.new, one.told)).unzip();
-        match self.of.submit(&jobs).await {
+        match self.of.submit(SOON, &jobs).await {
             Ok(outcomes) => tell(told, outcomes.into_iter().map(Ok)),
-            Err(error) if self.accounts.len() == 1 || error.is_lost_connection() => {
-                if error.is_about_values() && jobs.len() > 1 {
-                    self.one_by_one(&jobs, told).await;
-                } else {
-                    let again: Vec<_> = jobs.iter().map(|_| Err(error.again())).collect();
-                    tell(told, again);
+            Err(error) if is_of_some(&error) => self.part(jobs, told).await,
+            // Whether it was done may not be known, and a part of it would fare no better.
+            Err(error) => refuse(told, &error),
+        }
+    }
+
+    /// Each account by itself, and who has to be waited for beside the others: so he holds up nobody else.
+    async fn part(&mut self, jobs: Vec<NewJob>, told: Vec<Told>) {
+        let mut parts: HashMap<AccountId, (Vec<_>, Vec<_>)> = HashMap::new();
+        for (new, told) in jobs.into_iter().zip(told) {
+            let part = parts.entry(new.account).or_default();
+            part.0.push(new);
+            part.1.push(told);
+        }
+        for (account, (jobs, told)) in parts {
+            match self.of.submit(AT_ONCE, &jobs).await {
+                Ok(outcomes) => tell(told, outcomes.into_iter().map(Ok)),
+                Err(error) if is_of_some(&error) => self.wait_for(account, jobs, told),
+                Err(error) => refuse(told, &error),
+            }
+        }
+    }
+
+    fn wait_for(&mut self, account: AccountId, jobs: Vec<NewJob>, told: Vec<Told>) {
+        self.accounts.remove(&account);
+        let turn = Self { of: self.of.clone(), accounts: HashSet::from([account]), counts: false };
+        spawn(async move {
+            turn.send_patiently(&jobs, told).await;
+            turn.run().await;
+        });
+    }
+
+    /// One account's. One of them that cannot be stored, or is under way elsewhere, must not be the end of the others.
+    async fn send_patiently(&self, jobs: &[NewJob], told: Vec<Told>) {
+        let _permit = self.of.patient.acquire().await;
+        match self.of.submit(PATIENCE, jobs).await {
+            Ok(outcomes) => tell(told, outcomes.into_iter().map(Ok)),
+            Err(error) if jobs.len() > 1 && is_of_one(&error) => {
+                for (job, told) in jobs.iter().zip(told) {
+                    let alone = self.of.submit(SOON, std::slice::from_ref(job)).await;
+                    tell(vec![told], alone.map(|mut one| one.pop()).transpose());
                 }
             }
-            Err(_) => self.part(jobs, told),
-        }
-    }
-
-    /// One that cannot be stored must not be the end of the others.
-    async fn one_by_one(&self, jobs: &[NewJob], told: Vec<oneshot::Sender<Result<Submitted>>>) {
-        for (job, told) in jobs.iter().zip(told) {
-            let alone = self.of.submit(std::slice::from_ref(job)).await;
-            tell(vec![told], [alone.and_then(|mut one| one.pop().ok_or_else(no_answer))]);
-        }
-    }
-
-    /// Each account by itself, beside the others: one for which somebody must wait holds up nobody else.
-    fn part(&mut self, jobs: Vec<NewJob>, told: Vec<oneshot::Sender<Result<Submitted>>>) {
-        let mut parts: HashMap<AccountId, Vec<Waiting>> = HashMap::new();
-        for (new, told) in jobs.into_iter().zip(told) {
-            parts.entry(new.account).or_default().push(Waiting { new, told });
-        }
-        for (account, batch) in parts {
-            self.accounts.remove(&account);
-            let mut turn = Self { of: self.of.clone(), accounts: HashSet::from([account]), counts: false };
-            spawn(async move {
-                turn.send(batch).await;
-                turn.run().await;
-            });
+            Err(error) => refuse(told, &error),
         }
     }
 }
 
-fn tell(
-    told: Vec<oneshot::Sender<Result<Submitted>>>,
-    outcomes: impl IntoIterator<Item = Result<Submitted>>,
-) {
+/// Tells each what became of his. Who is told nothing finds his channel closed.
+fn tell(told: Vec<Told>, outcomes: impl IntoIterator<Item = Result<Submitted>>) {
     for (told, outcome) in told.into_iter().zip(outcomes) {
         // Who has left will ask again, or never know.
         let _ = told.send(outcome);
     }
+}
+
+fn refuse(told: Vec<Told>, error: &Error) {
+    let again: Vec<_> = told.iter().map(|_| Err(error.again())).collect();
+    tell(told, again);
 }
 
 impl Drop for Turn {

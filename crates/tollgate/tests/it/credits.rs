@@ -323,6 +323,31 @@ async fn a_redriven_job_holds_its_estimate_again_or_stays_where_it_is() {
     app.assert_consistent().await;
 }
 
+/// What a key with a daily limit has spent is what is held for its jobs, and what they cost; whoever lets them run.
+#[tokio::test]
+async fn a_redriven_job_counts_in_its_keys_daily_limit() {
+    let app = TestApp::start(BINARY, priced(0, &[])).await;
+    let (_, till) = open(&app, 100).await;
+    app.change("UPDATE app.api_keys SET daily_credit_limit = 50").await;
+    let operator = operator(&app).await;
+    let mut hand = Hand::new(as_role(&app, Role::Worker).await, operator.clone()).await;
+    let spent = async || app.number("SELECT sum(credits)::bigint FROM app.key_spending").await;
+    let id = till.submit_plain(&job("a", 30)).await.job();
+    assert_eq!(spent().await, 30);
+    hand.fail_one().await;
+    assert_eq!(spent().await, 0);
+    let hour = Duration::from_hours(1);
+    let ttls = TimesToLive { generation: hour, webhook: hour, billing: hour };
+    let redriven = dead_letters::redrive(&operator, &ttls, Actor::Shell, &Selection::Ids(vec![id]), |_| true)
+        .await
+        .unwrap();
+    assert_eq!((redriven.redriven, has(&till).await), (1, (100, 30, 0)));
+    let while_it_runs = spent().await;
+    let run = hand.claim().await;
+    hand.succeed(&run, 20).await;
+    assert_eq!((while_it_runs, spent().await), (30, 20));
+}
+
 /// What is taken back beyond what may be spent is owed: never what is held for a job, which was promised to it.
 #[tokio::test]
 async fn what_is_taken_back_leaves_what_is_held_and_the_rest_is_owed() {

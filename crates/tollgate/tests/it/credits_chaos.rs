@@ -1,7 +1,7 @@
 //! Everything that moves credits, in any order and all at once, while processes and connections die: the books are right in
 //! every snapshot, and when all has ended each hold was resolved once.
 //!
-//! `CREDITS_SECONDS` makes it longer than 6 s, `CREDITS_SEED` repeats the choices, though not the moments.
+//! `CREDITS_SECONDS` makes it longer than 5 s, `CREDITS_SEED` repeats the choices, though not the moments.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -244,7 +244,7 @@ fn unreliable(seed: u64) -> Behaviour {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_books_are_right_whatever_happens_and_whoever_dies() {
     let seed = number("CREDITS_SEED", new_id().as_u64_pair().1);
-    let lasting = Duration::from_secs(number("CREDITS_SECONDS", 6));
+    let lasting = Duration::from_secs(number("CREDITS_SECONDS", 5));
     println!("CREDITS_SEED={seed}");
     let settings = [
         ("GENERATION_RETRY_DELAYS", "20ms,50ms"),

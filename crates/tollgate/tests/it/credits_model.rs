@@ -1,7 +1,7 @@
 //! The statements that move credits against a small oracle, on a real PostgreSQL: any operations in any order, and after
 //! each of them every balance and every job is what the oracle says, and the books are right.
 //!
-//! `CREDITS_MODEL_CASES` makes it more histories than 24.
+//! `CREDITS_MODEL_CASES` makes it more histories than 16.
 
 mod engine;
 mod oracle;
@@ -99,7 +99,7 @@ async fn run(engine: &mut Engine, ops: Vec<Op>) -> Result<(), String> {
 
 #[test]
 fn credits_are_what_the_oracle_says_in_any_order() {
-    let cases = std::env::var("CREDITS_MODEL_CASES").map_or(24, |cases| cases.parse().unwrap());
+    let cases = std::env::var("CREDITS_MODEL_CASES").map_or(16, |cases| cases.parse().unwrap());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let engine = std::cell::RefCell::new(runtime.block_on(Engine::start()));
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 2_000, ..Config::default() };

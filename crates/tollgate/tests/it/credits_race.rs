@@ -4,10 +4,15 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tollgate_domain::dead_letters::{self, Selection};
 use tollgate_domain::ids::new_id;
 use tollgate_domain::{Answer, Database, Error, Role, accounts, jobs};
 use tollgate_model::account::AccountId;
+use tollgate_model::audit::Actor;
+use tollgate_model::job::JobError;
+use tollgate_model::queue::TimesToLive;
 use tollgate_store as store;
 use tollgate_store::{NewJob, SubmitTerms, Submitted, TenantTx};
 use tollgate_testkit::{TestApp, eventually};
@@ -65,6 +70,8 @@ async fn of_a_thousand_submissions_on_a_balance_for_fifty_just_fifty_are_accepte
     app.assert_consistent().await;
 }
 
+/// For somebody else to be done with a row.
+const PATIENCE: Duration = Duration::from_secs(5);
 const TERMS: SubmitTerms =
     SubmitTerms { ttl: Duration::from_hours(1), max_queued: 1000, keep: Duration::from_hours(1) };
 
@@ -109,7 +116,7 @@ async fn whoever_submits_and_whoever_ends_a_job_do_not_wait_for_each_other() {
     let api: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&submitting).await.unwrap();
     let first = new_job(account, key, 7);
     let id = first.id;
-    assert_eq!(store::submit(&submitting, &TERMS, &[first]).await.unwrap(), [Submitted::Accepted]);
+    assert_eq!(store::submit(&submitting, &TERMS, PATIENCE, &[first]).await.unwrap(), [Submitted::Accepted]);
 
     // The end of a job, up to where its task is counted out; then a submission, as far as it comes.
     let mut tx = TenantTx::begin(&ending, account).await.unwrap();
@@ -118,7 +125,7 @@ async fn whoever_submits_and_whoever_ends_a_job_do_not_wait_for_each_other() {
     let second_id = second.id;
     let mut parties = JoinSet::new();
     let pool = submitting.clone();
-    parties.spawn(async move { store::submit(&pool, &TERMS, &[second]).await });
+    parties.spawn(async move { store::submit(&pool, &TERMS, PATIENCE, &[second]).await });
     waits_or_has_stored(&app.owner, api, second_id).await;
     let settled = store::mark_succeeded(&mut tx, id, new_id(), 5).await;
     let settled = match settled {
@@ -129,6 +136,61 @@ async fn whoever_submits_and_whoever_ends_a_job_do_not_wait_for_each_other() {
     let what = "one of the two was sacrificed to a deadlock";
     assert!(settled.as_ref().is_ok_and(|done| *done), "{what}: the settlement: {settled:?}");
     assert!(submitted.as_ref().is_ok_and(|told| *told == [Submitted::Accepted]), "{what}: {submitted:?}");
+}
+
+/// The same of an operator who redrives a job, and so holds its credits again and counts its task.
+#[tokio::test]
+async fn whoever_redrives_and_whoever_ends_a_job_do_not_wait_for_each_other() {
+    let app = TestApp::start(BINARY, priced(0, &[])).await;
+    let (account, _) = open(&app, 1000).await;
+    let key = key_of(&app, account).await;
+    let ending = store::connect(&app.db.role_url(Role::Worker), Role::Worker, 1, true).await.unwrap();
+    let worker: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&ending).await.unwrap();
+    let submitting = of_the_same_shard(&app, Role::Api, worker).await;
+    let (runs, died) = (new_job(account, key, 7), new_job(account, key, 7));
+    let (runs_id, died_id) = (runs.id, died.id);
+    store::submit(&submitting, &TERMS, PATIENCE, &[runs, died]).await.unwrap();
+    let mut tx = TenantTx::begin(&ending, account).await.unwrap();
+    let error = JobError { code: "X".into(), message: "x".into() };
+    store::bury_unleased(&mut tx, died_id, &error).await.unwrap();
+    store::mark_failed(&mut tx, &[died_id], &error).await.unwrap();
+    store::refund(&mut tx, &[died_id], &[new_id()]).await.unwrap();
+    tx.commit().await.unwrap();
+
+    // An operator whose counts go to the worker's shard.
+    let mut others = Vec::new();
+    let (operator, pid) = loop {
+        let operator =
+            Database::connect(&app.db.role_url(Role::Operator), Role::Operator, 1, true).await.unwrap();
+        let newest =
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND usename = 'app_operator'
+                      ORDER BY backend_start DESC LIMIT 1";
+        let pid: i32 = sqlx::query_scalar(newest).fetch_one(&app.owner).await.unwrap();
+        if pid % 32 == worker % 32 {
+            break (operator, pid);
+        }
+        others.push(operator);
+        if others.len() > 40 {
+            others.clear();
+        }
+    };
+    let mut tx = TenantTx::begin(&ending, account).await.unwrap();
+    assert!(store::delete_task(&mut tx, runs_id).await.unwrap());
+    let mut redrives = JoinSet::new();
+    redrives.spawn(async move {
+        let hour = Duration::from_hours(1);
+        let ttls = TimesToLive { generation: hour, webhook: hour, billing: hour };
+        dead_letters::redrive(&operator, &ttls, Actor::Shell, &Selection::Ids(vec![died_id]), |_| true).await
+    });
+    waits_or_has_stored(&app.owner, pid, Uuid::nil()).await;
+    let settled = match store::mark_succeeded(&mut tx, runs_id, new_id(), 5).await {
+        Ok(done) => tx.commit().await.map(|()| done),
+        Err(error) => Err(error),
+    };
+    let redriven = redrives.join_next().await.unwrap().unwrap();
+    let what = "one of the two was sacrificed to a deadlock";
+    assert!(settled.as_ref().is_ok_and(|done| *done), "{what}: the settlement: {settled:?}");
+    assert!(redriven.as_ref().is_ok_and(|done| done.redriven == 1), "{what}: the operator: {redriven:?}");
 }
 
 /// The same of what a key with a daily limit has spent.
@@ -144,7 +206,7 @@ async fn the_daily_limit_of_a_key_stands_in_nobodys_way() {
     let api: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&submitting).await.unwrap();
     let first = new_job(account, key, 7);
     let id = first.id;
-    assert_eq!(store::submit(&submitting, &TERMS, &[first]).await.unwrap(), [Submitted::Accepted]);
+    assert_eq!(store::submit(&submitting, &TERMS, PATIENCE, &[first]).await.unwrap(), [Submitted::Accepted]);
 
     // Somebody is at it; who submits waits for him, and who ends a job comes after both.
     let mut lock = app.owner.begin().await.unwrap();
@@ -152,7 +214,7 @@ async fn the_daily_limit_of_a_key_stands_in_nobodys_way() {
     let second = new_job(account, key, 7);
     let second_id = second.id;
     let mut submissions = JoinSet::new();
-    submissions.spawn(async move { store::submit(&submitting, &TERMS, &[second]).await });
+    submissions.spawn(async move { store::submit(&submitting, &TERMS, PATIENCE, &[second]).await });
     waits_or_has_stored(&app.owner, api, second_id).await;
     let mut ends = JoinSet::new();
     ends.spawn(async move {
@@ -223,7 +285,7 @@ async fn churn(
     operator: &Database,
 ) -> Result<(), Error> {
     let new: Vec<NewJob> = (0..=party % 3).map(|_| new_job(account, key, 5)).collect();
-    store::submit(pool, &TERMS, &new).await?;
+    store::submit(pool, &TERMS, PATIENCE, &new).await?;
     if round % 5 == party % 5 {
         accounts::grant(operator, account, 1, "more").await?;
     }
@@ -231,6 +293,43 @@ async fn churn(
         jobs::cancel(api, account, new.id, None, |_| Answer::new(200, &())).await?;
     }
     Ok(())
+}
+
+/// Whose balance somebody is at has to wait for him, and nobody else has to: however many there are of the former, and
+/// though all come at once.
+#[tokio::test]
+async fn accounts_that_must_wait_hold_up_no_other() {
+    const HELD_UP: usize = 7;
+    let app = TestApp::start(BINARY, priced(0, &[])).await;
+    let mut tills = Vec::new();
+    for _ in 0..2 * HELD_UP {
+        tills.push(open(&app, 1000).await);
+    }
+    let free = tills.split_off(HELD_UP);
+    let mut lock = app.owner.begin().await.unwrap();
+    for (account, _) in &tills {
+        let sql = "SELECT FROM app.credit_balances WHERE account_id = $1 FOR UPDATE";
+        sqlx::query(sql).bind(account.0).execute(&mut *lock).await.unwrap();
+    }
+    let ask = |(nr, (_, till)): (usize, (AccountId, Till))| async move {
+        till.submit_plain(&job(&format!("number {nr}"), 1)).await
+    };
+    let (mut waiting, mut others) = (JoinSet::new(), JoinSet::new());
+    for (held_up, free) in tills.into_iter().enumerate().zip(free.into_iter().enumerate()) {
+        waiting.spawn(ask(held_up));
+        others.spawn(ask(free));
+    }
+    let answered = timeout(Duration::from_secs(3), others.join_all()).await;
+    assert_eq!(waiting.len(), HELD_UP);
+    assert!(waiting.try_join_next().is_none(), "one was not held up");
+    lock.commit().await.unwrap();
+    for reply in waiting.join_all().await {
+        reply.job();
+    }
+    for reply in answered.unwrap_or_else(|_| panic!("not answered while others waited")) {
+        reply.job();
+    }
+    app.assert_books().await;
 }
 
 /// Two APIs, and the same keys in another order: each waits for the other's keys in one order only.
@@ -269,7 +368,7 @@ async fn the_limit_of_one_key_is_no_limit_of_anothers() {
     let pool = store::connect(&app.db.role_url(Role::Api), Role::Api, 1, true).await.unwrap();
     let mut batch = vec![new_job(mine, limited, 5), new_job(mine, limited, 1), new_job(theirs, free, 7)];
     batch.sort_by_key(|new| new.account);
-    let told = store::submit(&pool, &TERMS, &batch).await.unwrap();
+    let told = store::submit(&pool, &TERMS, PATIENCE, &batch).await.unwrap();
     for (new, told) in batch.iter().zip(told) {
         let expected = if new.quote.estimate == 1 { Submitted::Capped } else { Submitted::Accepted };
         assert_eq!(told, expected, "{} credits", new.quote.estimate);

@@ -162,7 +162,8 @@ async fn a_submission_cut_off_anywhere_leaves_nothing_and_is_done_once_when_aske
 async fn submissions_that_are_cut_off_together_are_each_done_once() {
     let (app, cuts) = start().await;
     let mut boundaries = 0;
-    for at in (1..).step_by(3) {
+    // With several in it, a batch has many boundaries, and no two runs pass them in the same order: a part is enough.
+    for at in (1..).step_by(11) {
         // An account of its own, so that there is a first row of everything, and 30 credits for three of five.
         let (account, till) = open(&app, 30).await;
         cuts.cut_at(at).await;
@@ -197,7 +198,7 @@ async fn submissions_that_are_cut_off_together_are_each_done_once() {
         }
     }
     println!("{boundaries} boundaries");
-    assert!(boundaries > 45, "only {boundaries} boundaries");
+    assert!(boundaries > 60, "only {boundaries} boundaries");
     app.assert_consistent().await;
 }
 

@@ -24,6 +24,8 @@ use uuid::Uuid;
 use super::oracle::{Oracle, State, Told};
 use super::{ACCOUNTS, New, Op, ROOM};
 
+/// For somebody else to be done with a row.
+const PATIENCE: Duration = Duration::from_secs(5);
 const TERMS: SubmitTerms =
     SubmitTerms { ttl: Duration::from_hours(1), max_queued: ROOM, keep: Duration::from_hours(1) };
 
@@ -237,7 +239,7 @@ impl Engine {
                 NewJob { once, ..new_job(holder.account, key, new.hold) }
             })
             .collect();
-        let answered = store::submit(&self.api_pool, &TERMS, &new).await.map_err(text)?;
+        let answered = store::submit(&self.api_pool, &TERMS, PATIENCE, &new).await.map_err(text)?;
         let told = oracle.submit(account, &batch);
         self.ids.extend(
             new.iter()
