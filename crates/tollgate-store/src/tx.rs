@@ -7,7 +7,8 @@ use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres};
 use tollgate_model::account::AccountId;
 
-use crate::Result;
+use crate::connect::drop_broken;
+use crate::{Error, Result};
 
 /// A transaction in one account's name: row-level security shows it that account's rows and no others.
 #[derive(Debug)]
@@ -85,7 +86,19 @@ const ROLLBACK: Duration = Duration::from_secs(5);
 struct Open(Option<PoolConnection<Postgres>>);
 
 impl Open {
+    /// A connection whose server has gone since it was last used is found out here, where nothing is done yet: then the
+    /// pool's others are looked at, and it begins on one that answers.
     async fn begin(pool: &PgPool, sql: String) -> Result<Self> {
+        match Self::begin_once(pool, sql.clone()).await {
+            Err(error) if is_lost(&error) => {
+                drop_broken(pool).await;
+                Self::begin_once(pool, sql).await
+            }
+            begun => begun,
+        }
+    }
+
+    async fn begin_once(pool: &PgPool, sql: String) -> Result<Self> {
         let mut open = Self(Some(pool.acquire().await?));
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(open.conn()).await?;
         Ok(open)
@@ -99,6 +112,15 @@ impl Open {
 
     fn conn(&mut self) -> &mut PgConnection {
         self.0.as_mut().expect("only the end takes it away")
+    }
+}
+
+/// Whether the connection is gone, with or without a last word of the server's.
+fn is_lost(error: &Error) -> bool {
+    match error {
+        Error::Io(_) => true,
+        Error::Database(error) => error.code().is_some_and(|code| ["57P01", "57P02"].contains(&&*code)),
+        _ => false,
     }
 }
 
