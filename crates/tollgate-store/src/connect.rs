@@ -173,7 +173,7 @@ async fn refuse_power(pool: &PgPool, role: Role) -> Result<(), ConnectError> {
                   EXISTS (SELECT FROM pg_roles p WHERE p.rolcreaterole AND pg_has_role(r.oid, p.oid, 'MEMBER'))
                       AS "creates_roles!",
                   EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                          WHERE n.nspname IN ('app', 'queue') AND pg_has_role(r.oid, c.relowner, 'MEMBER')) AS "owner!"
+                          WHERE n.nspname IN ('app', 'billing', 'guard', 'queue') AND pg_has_role(r.oid, c.relowner, 'MEMBER')) AS "owner!"
            FROM pg_roles r WHERE r.rolname = session_user"#
     )
     .fetch_one(pool)
