@@ -1,7 +1,11 @@
 //! A provider that answers later than we wait.
 
+use std::time::Duration;
+
 use serde_json::json;
+use tollgate_model::guard::circuit::State;
 use tollgate_sim::Behaviour;
+use tollgate_testkit::eventually;
 
 use super::fleet::{Fleet, now};
 use super::{Times, judge};
@@ -35,8 +39,14 @@ async fn answers_too_late(scale: u32) {
     let began = fleet.look("the first call", start, |look| look.arrivals > 0).await;
     let aborted = fleet.look("the first call given up", began, |look| look.aborted > 0).await;
     let opened = fleet.becomes("open", began).await;
-    // One probe meets the same fault.
-    fleet.look("a probe given up", opened, |look| look.aborted > WHOLE).await;
+    // One probe meets the same fault. Calls that were on their way when it opened are over by then, too: beside ones that
+    // hang, those that are answered would all seem to be under way.
+    let is_later = |state: &State| state.name() == "open" && state.since() > opened;
+    fleet.state("open once more", opened, is_later).await;
+    eventually("every call is given up", Duration::from_mins(2), || async {
+        (fleet.stats().in_flight == 0).then_some(())
+    })
+    .await;
     let repaired = fleet.provider_is(Behaviour { latency_median_ms: WELL / scale, ..Behaviour::default() });
     let closed = fleet.becomes("closed", repaired).await;
     let times = Times { began, opened, repaired, closed };
@@ -44,8 +54,8 @@ async fn answers_too_late(scale: u32) {
 
     let timeout = i64::from(TIMEOUT / scale);
     let after = (aborted - began).num_milliseconds();
-    // Either is seen a few milliseconds late.
-    assert!((timeout - 20..timeout + 400).contains(&after), "given up after {after} ms");
+    // Either is seen late, on a busy machine.
+    assert!((timeout - 400..timeout + 400).contains(&after), "given up after {after} ms");
     let ramp = chrono::TimeDelta::milliseconds(i64::from(RAMP / scale));
     let (first, then) = (fleet.most_at_once(closed, closed + ramp / 4), fleet.most_at_once(closed, now()));
     println!(
