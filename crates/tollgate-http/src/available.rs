@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use tokio::time::sleep;
@@ -32,7 +33,7 @@ pub(crate) async fn available(State(db): State<Database>, request: Request, next
         response = &mut answer => {
             if let Some(why) = response.extensions().get::<Problem>().and_then(Problem::cause) {
                 db.suspect(Some(why));
-            } else if response.status().is_success() {
+            } else if is_of_database(response.status()) {
                 db.answered();
             }
             response
@@ -42,6 +43,12 @@ pub(crate) async fn available(State(db): State<Database>, request: Request, next
             refusal("the database went away before it answered; what was asked may yet have been done")
         }
     }
+}
+
+/// Whether nobody but the database can have said so: what is done, what there is, and what it does not allow.
+fn is_of_database(status: StatusCode) -> bool {
+    let refused = [StatusCode::PAYMENT_REQUIRED, StatusCode::NOT_FOUND, StatusCode::CONFLICT];
+    status.is_success() || refused.contains(&status)
 }
 
 fn refusal(detail: &str) -> Response {

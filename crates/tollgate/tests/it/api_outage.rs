@@ -205,8 +205,12 @@ async fn after_a_crash_of_postgresql_what_was_accepted_is_there() {
 fn signal_all(outage: &Outage, signal: &str) {
     let postmaster = outage.app.db.postmaster().to_string();
     let children = std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).unwrap();
-    let sent = Command::new("kill").arg(signal).arg(&postmaster).args(children.split_whitespace()).status();
-    assert!(sent.unwrap().success());
+    let all: Vec<_> = children.split_whitespace().chain([&*postmaster]).collect();
+    signal_to(&all, signal);
+}
+
+fn signal_to(processes: &[&str], signal: &str) {
+    assert!(Command::new("kill").arg(signal).args(processes).status().unwrap().success());
 }
 
 /// Nothing answers and nothing fails, as behind a firewall that drops what it gets.
@@ -221,4 +225,30 @@ async fn a_server_that_says_nothing_is_away_as_well() {
     println!("the slowest took {slowest:?}");
     outage.well_again().await;
     assert_eq!(outage.lines("the database is away"), 1);
+}
+
+/// A postmaster that is slow to take connections is no outage while the connections that there are answer, if only that
+/// there is no such job.
+#[tokio::test]
+async fn a_server_that_answers_is_there_though_it_takes_no_connection() {
+    let outage = Outage::start().await;
+    outage.well_again().await;
+    let postmaster = outage.app.db.postmaster().to_string();
+    let path = format!("/v1/jobs/{}", Uuid::nil());
+    signal_to(&[&postmaster], "-STOP");
+    // Together they need more connections than there are, and wait.
+    let mut waiting = JoinSet::new();
+    for _ in 0..30 {
+        waiting.spawn(outage.request(Method::GET, &path).send());
+    }
+    let began = Instant::now();
+    let mut answers = Vec::new();
+    while began.elapsed() < Duration::from_secs(4) {
+        answers.push(outage.answers(&path).await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    signal_to(&[&postmaster], "-CONT");
+    waiting.join_all().await;
+    assert!(answers.len() > 20 && answers.iter().all(|status| *status == 404), "{answers:?}");
+    assert_eq!(outage.lines("the database is away"), 0);
 }
