@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Datelike as _, TimeDelta, Utc};
+use chrono::{DateTime, Datelike as _, SecondsFormat, TimeDelta, Utc};
 use serde_json::json;
 use tollgate_model::account::AccountId;
 use tollgate_model::audit::{Action, Actor};
@@ -26,7 +26,7 @@ pub struct NewKey<'a> {
     pub name: &'a str,
     /// What it may do: at least one scope.
     pub scopes: &'a [Scope],
-    /// When it stops working by itself; `None`: it does not.
+    /// When it stops working by itself; `None`: when the key of who asks does, if that does.
     pub expires: Option<Expiry>,
     /// Its own rate limit, such as `600,1m`, instead of the installation's.
     pub rate_limit: Option<&'a str>,
@@ -66,7 +66,8 @@ pub struct Rotation<'a> {
     pub within: &'a [Scope],
     /// How long the old key goes on working; `None`: until it is revoked.
     pub overlap: Option<Duration>,
-    /// When the new key stops working by itself. It has nothing of this from the old one.
+    /// When the new key stops working by itself. It has nothing of this from the old one; `None`: when the key of who asks
+    /// does.
     pub expires: Option<Expiry>,
 }
 
@@ -124,7 +125,7 @@ pub async fn create_for<F: FnOnce(&KeyInfo, &ApiKey) -> Result<Answer>>(
     account: AccountId,
     actor: Actor,
     hashing: KeyHashing,
-    mut new: NewKey<'_>,
+    new: NewKey<'_>,
     answering: Answering<'_, F>,
 ) -> Result<Answer> {
     let scopes = check(&new)?;
@@ -133,23 +134,51 @@ pub async fn create_for<F: FnOnce(&KeyInfo, &ApiKey) -> Result<Answer>>(
     if let Some(answer) = answering.before(&mut tx).await? {
         return Ok(answer);
     }
-    // Nobody lifts his own limits: what a key makes may do no more than itself.
-    let Actor::Key(own) = actor else { return Err(Error::NotFound("API key")) };
-    let own = store::lock_key(&mut tx, own).await?.ok_or(Error::NotFound("API key"))?;
-    new.rate_limit = new.rate_limit.or(own.rate_limit.as_deref());
-    new.daily_credit_limit = match (new.daily_credit_limit, own.daily_credit_limit) {
-        (Some(asked), Some(own)) => Some(asked.min(own)),
-        (asked, own) => asked.or(own),
-    };
-    if let Some(end) = own.expires_at {
-        let expires = match new.expires {
-            Some(expiry) => expiry.time(&mut tx).await?.min(end),
-            None => end,
-        };
-        new.expires = Some(Expiry::At(expires));
-    }
     let info = insert(&mut tx, actor, &new, &scopes, &drawn).await?;
     answering.give(tx, &info, &drawn.key).await
+}
+
+/// What the key of who asks bounds in the keys it makes: nobody lifts his own limits, nor hands on more life than he has.
+/// Operators are bound by nothing.
+#[derive(Default)]
+struct Bounds {
+    expires_at: Option<DateTime<Utc>>,
+    rate_limit: Option<String>,
+    daily_credit_limit: Option<i64>,
+}
+
+impl Bounds {
+    async fn of(tx: &mut TenantTx, actor: Actor) -> Result<Self> {
+        let Actor::Key(id) = actor else { return Ok(Self::default()) };
+        let own = store::lock_key(tx, id).await?.ok_or(Error::KeyGone)?;
+        // Since it was recognised.
+        if own.has_ended(tx.now().await?) {
+            return Err(Error::KeyGone);
+        }
+        let KeyInfo { expires_at, rate_limit, daily_credit_limit, .. } = own;
+        Ok(Self { expires_at, rate_limit, daily_credit_limit })
+    }
+
+    /// When the new key is to end.
+    async fn end(&self, tx: &mut TenantTx, asked: Option<Expiry>) -> Result<Option<DateTime<Utc>>> {
+        let Some(asked) = asked else { return Ok(self.expires_at) };
+        let asked = asked.time(tx).await?;
+        match self.expires_at {
+            Some(own) if asked > own => Err(Error::Invalid {
+                field: "expires_at",
+                problem: format!(
+                    "must be {} at the latest, when the API key that asks for it expires; if it is left out, the new key \
+                     expires then",
+                    own.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+                ),
+            }),
+            _ => Ok(Some(asked)),
+        }
+    }
+
+    fn daily_credit_limit(&self, wanted: Option<i64>) -> Option<i64> {
+        wanted.into_iter().chain(self.daily_credit_limit).min()
+    }
 }
 
 /// The scopes, each once.
@@ -182,16 +211,13 @@ async fn insert(
     scopes: &[Scope],
     drawn: &Drawn,
 ) -> Result<KeyInfo> {
-    let expires_at = match new.expires {
-        Some(expiry) => Some(expiry.time(tx).await?),
-        None => None,
-    };
+    let by = Bounds::of(tx, actor).await?;
     let key = KeyToInsert {
         name: new.name,
         scopes,
-        expires_at,
-        rate_limit: new.rate_limit,
-        daily_credit_limit: new.daily_credit_limit,
+        expires_at: by.end(tx, new.expires).await?,
+        rate_limit: new.rate_limit.or(by.rate_limit.as_deref()),
+        daily_credit_limit: by.daily_credit_limit(new.daily_credit_limit),
         ..drawn.to_insert()
     };
     let inserted = store::insert_key(tx, key).await;
@@ -266,24 +292,14 @@ async fn replace(tx: &mut TenantTx, actor: Actor, rotation: &Rotation<'_>, drawn
     if let Some(&scope) = old.scopes.iter().find(|scope| !rotation.within.contains(scope)) {
         return Err(Error::LacksScope(scope));
     }
-    let expires_at = match rotation.expires {
-        Some(expiry) => Some(expiry.time(tx).await?),
-        None => None,
-    };
-    // Whoever rotates another key has its limits, and keeps his own.
-    let by = match actor {
-        Actor::Key(own) => store::lock_key(tx, own).await?,
-        _ => None,
-    };
-    let own_rate_limit = by.as_ref().and_then(|by| by.rate_limit.as_deref());
-    let own_daily_limit = by.as_ref().and_then(|by| by.daily_credit_limit);
+    let by = Bounds::of(tx, actor).await?;
     let key = KeyToInsert {
         name: &old.name,
         scopes: &old.scopes,
-        expires_at,
+        expires_at: by.end(tx, rotation.expires).await?,
         rotated_from: Some(old.id),
-        rate_limit: old.rate_limit.as_deref().or(own_rate_limit),
-        daily_credit_limit: old.daily_credit_limit.into_iter().chain(own_daily_limit).min(),
+        rate_limit: old.rate_limit.as_deref().or(by.rate_limit.as_deref()),
+        daily_credit_limit: by.daily_credit_limit(old.daily_credit_limit),
         ..drawn.to_insert()
     };
     let info = store::insert_key(tx, key).await?;

@@ -4,12 +4,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
+use tollgate_model::audit::{Action, Actor};
 use tollgate_model::pricing::{Expectation, Price, PriceList, Quote};
 use tollgate_model::submission::{AcceptedJob, InvalidSubmission};
 use tollgate_store as store;
-use tollgate_store::{Alone, Tx as _};
+use tollgate_store::{SystemTx, Tx as _};
 
-use crate::{Database, Error, Result};
+use crate::{Database, Error, Result, audit};
 
 /// From one look to the next: a price that is to hold from a moment on is set before it.
 const LOOKS: Duration = Duration::from_secs(1);
@@ -75,11 +77,15 @@ pub async fn list(db: &Database) -> Result<Vec<Price>> {
 
 /// Sets a price, from now on if it says nothing else: one that held since ever would be older than those it is to replace. It
 /// cannot be taken back; a later one that is alike holds instead.
-pub async fn set(db: &Database, mut price: Price) -> Result<Price> {
+pub async fn set(db: &Database, actor: Actor, mut price: Price) -> Result<Price> {
+    let mut tx = SystemTx::begin(db.pool()).await?;
     if price.from.is_none() {
-        price.from = Some(Alone::acquire(db.pool()).await?.now().await?);
+        price.from = Some(tx.now().await?);
     }
     price.check().map_err(|error| Error::Invalid { field: "price", problem: error.to_string() })?;
-    store::insert_price(db.pool(), &price).await?;
+    store::insert_price(&mut tx, &price).await?;
+    let object = format!("price:{}/{}", price.provider, price.model.as_deref().unwrap_or("*"));
+    audit::record_for_all(&mut tx, actor, Action::PriceSet, &object, &json!(price)).await?;
+    tx.commit().await?;
     Ok(price)
 }

@@ -241,22 +241,6 @@ pub async fn lane_settings(db: &Database, queue: QueueName, account: AccountId) 
     Ok(settings)
 }
 
-/// Sets one account's share of a queue and its cap. In force, for every worker, when this returns.
-pub async fn set_lane(
-    db: &Database,
-    queue: QueueName,
-    account: AccountId,
-    settings: LaneSettings,
-) -> Result<()> {
-    lane_is_valid(Some(settings.weight), settings.max_running)?;
-    let mut tx = change_settings(db).await?;
-    store::set_lane(&mut tx, queue, account, settings).await?;
-    tx.commit().await?;
-    // What a cap has held back may be claimed now.
-    wake_workers(db, queue).await;
-    Ok(())
-}
-
 /// What of a lane's settings is to change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LaneChange {

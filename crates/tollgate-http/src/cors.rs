@@ -4,11 +4,13 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderValue, Method};
 use tower_http::cors::CorsLayer;
 
-use crate::extract::X_API_KEY;
+use crate::answer::REPLAYED;
+use crate::extract::{IDEMPOTENCY_KEY, X_API_KEY};
+use crate::rate_limits;
 use crate::request_id::X_REQUEST_ID;
 
 /// Origins, such as `https://app.example.com`.
@@ -52,6 +54,10 @@ impl AllowedOrigins {
     /// `None`: there is nothing to allow, and no header to say so.
     pub(crate) fn layer(&self) -> Option<CorsLayer> {
         (!self.0.is_empty()).then(|| {
+            let exposed: Vec<_> = rate_limits::HEADERS
+                .into_iter()
+                .chain([X_REQUEST_ID, RETRY_AFTER, LOCATION, REPLAYED])
+                .collect();
             CorsLayer::new()
                 .allow_origin(self.0.clone())
                 .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
@@ -60,10 +66,10 @@ impl AllowedOrigins {
                     CONTENT_TYPE,
                     X_API_KEY,
                     X_REQUEST_ID,
-                    http::HeaderName::from_static("idempotency-key"),
+                    IDEMPOTENCY_KEY,
                     http::HeaderName::from_static("last-event-id"),
                 ])
-                .expose_headers([X_REQUEST_ID, RETRY_AFTER])
+                .expose_headers(exposed)
                 .max_age(Duration::from_hours(1))
         })
     }

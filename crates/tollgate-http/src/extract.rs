@@ -15,7 +15,7 @@ pub(crate) use caller::{
     BillingRead, Caller, JobsRead, JobsWrite, KeysWrite, Recognised, X_API_KEY, no_key, require, unknown,
 };
 pub(crate) use json::{BodyLimit, JsonBody, read};
-pub(crate) use once::{Asked, AskedPerhapsWith, AskedWith};
+pub(crate) use once::{Asked, AskedPerhapsWith, AskedWith, IDEMPOTENCY_KEY};
 pub(crate) use operator::Operator;
 pub(crate) use path::{Id, Named};
 pub(crate) use query::Query;

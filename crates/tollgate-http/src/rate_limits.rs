@@ -24,6 +24,15 @@ pub(crate) struct Group(pub(crate) &'static str);
 /// The policy by which wrong keys are counted, as answers without a valid one name it.
 const WRONG_KEYS: &str = "wrong-keys";
 
+const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
+const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
+const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
+const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+
+/// The headers that say it.
+pub(crate) const HEADERS: [HeaderName; 5] = [LIMIT, REMAINING, RESET, POLICY, RATE_LIMIT];
+
 /// What the answer is to say. An extension of the request; clones are the same.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Shown(Arc<OnceLock<(&'static str, Standing)>>);
@@ -34,19 +43,16 @@ impl Shown {
         let Some((policy, standing)) = self.0.get() else { return };
         let Standing { quota: Quota { requests, window }, remaining, reset } = *standing;
         let (window, reset) = (whole_seconds(window), whole_seconds(reset));
-        let mut set = |name: &'static str, value: HeaderValue| {
-            headers.insert(HeaderName::from_static(name), value);
-        };
-        set("ratelimit-limit", requests.into());
-        set("ratelimit-remaining", remaining.into());
-        set("ratelimit-reset", reset.into());
+        headers.insert(LIMIT, requests.into());
+        headers.insert(REMAINING, remaining.into());
+        headers.insert(RESET, reset.into());
         // Its words are ASCII, and have neither quotes nor backslashes, which would have to be escaped.
         for (name, value) in [
-            ("ratelimit-policy", format!("\"{policy}\";q={requests};w={window}")),
-            ("ratelimit", format!("\"{policy}\";r={remaining};t={reset}")),
+            (POLICY, format!("\"{policy}\";q={requests};w={window}")),
+            (RATE_LIMIT, format!("\"{policy}\";r={remaining};t={reset}")),
         ] {
             if let Ok(value) = HeaderValue::from_str(&value) {
-                set(name, value);
+                headers.insert(name, value);
             }
         }
     }

@@ -54,6 +54,14 @@ pub enum Action {
     LettersRedriven,
     /// An operator deleted dead letters.
     LettersPurged,
+    /// An operator set a price, for all accounts.
+    PriceSet,
+    /// An operator said that something of Stripe's is the account's.
+    StripeLinked,
+    /// An operator said that something of Stripe's is another account's from here on.
+    StripeUnlinked,
+    /// An operator has read from Stripe what never came.
+    StripeReconciled,
 }
 
 impl Action {
@@ -71,6 +79,10 @@ impl Action {
             Self::BreakerSwitched => "breaker.switched",
             Self::LettersRedriven => "dlq.redriven",
             Self::LettersPurged => "dlq.purged",
+            Self::PriceSet => "price.set",
+            Self::StripeLinked => "stripe.linked",
+            Self::StripeUnlinked => "stripe.unlinked",
+            Self::StripeReconciled => "stripe.reconciled",
         }
     }
 }
@@ -92,7 +104,8 @@ pub struct AuditEntry {
     pub at: DateTime<Utc>,
     /// Who: `key:` and the key's id, `operator:api`, or `operator:shell:` and the database login.
     pub actor: String,
-    /// What was done: `account.created`, `credits.granted`, `key.created`, `key.rotated`, `key.revoked` or `lane.set`.
+    /// What was done: `account.created`, `credits.granted`, `key.created`, `key.rotated`, `key.revoked`, `lane.set`,
+    /// `stripe.linked` or `stripe.unlinked`.
     pub action: String,
     /// What it was done to: its kind, a colon and its id.
     pub object: String,

@@ -54,50 +54,6 @@ pub struct KeyToInsert<'a> {
     pub daily_credit_limit: Option<i64>,
 }
 
-/// Stores a key.
-pub async fn insert_key(tx: &mut TenantTx, key: KeyToInsert<'_>) -> Result<KeyInfo> {
-    sqlx::query_as!(
-        KeyRow,
-        "INSERT INTO app.api_keys
-             (account_id, id, name, prefix, secret_hash, scopes, expires_at, rotated_from, rate_limit, daily_credit_limit)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-         RETURNING id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at, rotated_from, rate_limit, daily_credit_limit",
-        tx.account().0,
-        key.id,
-        key.name,
-        key.prefix,
-        key.secret_hash,
-        &names(key.scopes),
-        key.expires_at,
-        key.rotated_from,
-        key.rate_limit,
-        key.daily_credit_limit,
-    )
-    .map(KeyInfo::from)
-    .fetch_one(tx.conn())
-    .await
-}
-
-/// The keys with this prefix that are neither revoked nor expired: nearly always one or none. One round trip, read anew for each request, so
-/// that a revocation holds at once everywhere.
-pub async fn find_key(pool: &PgPool, prefix: &str) -> Result<Vec<KeyCandidate>> {
-    sqlx::query!(
-        r#"SELECT account_id AS "account_id!", key_id AS "key_id!", secret_hash AS "secret_hash!", scopes AS "scopes!",
-                  rate_limit
-           FROM app.find_key($1)"#,
-        prefix
-    )
-    .map(|row| KeyCandidate {
-        account: AccountId(row.account_id),
-        key_id: row.key_id,
-        secret_hash: row.secret_hash,
-        scopes: scopes(&row.scopes),
-        rate_limit: row.rate_limit,
-    })
-    .fetch_all(pool)
-    .await
-}
-
 /// A key's row, its hash left out.
 struct KeyRow {
     id: Uuid,
@@ -131,32 +87,85 @@ impl From<KeyRow> for KeyInfo {
     }
 }
 
+/// A statement about keys, and after it the columns of a [`KeyRow`], and what follows them.
+macro_rules! keys {
+    ($before:literal, $after:literal, $($argument:expr),* $(,)?) => {
+        sqlx::query_as!(
+            KeyRow,
+            $before
+                + " id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at, rotated_from, rate_limit,
+                    daily_credit_limit "
+                + $after,
+            $($argument),*
+        )
+        .map(KeyInfo::from)
+    };
+}
+
+/// Stores a key.
+pub async fn insert_key(tx: &mut TenantTx, key: KeyToInsert<'_>) -> Result<KeyInfo> {
+    keys!(
+        "INSERT INTO app.api_keys
+             (account_id, id, name, prefix, secret_hash, scopes, expires_at, rotated_from, rate_limit, daily_credit_limit)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+         RETURNING",
+        "",
+        tx.account().0,
+        key.id,
+        key.name,
+        key.prefix,
+        key.secret_hash,
+        &names(key.scopes),
+        key.expires_at,
+        key.rotated_from,
+        key.rate_limit,
+        key.daily_credit_limit,
+    )
+    .fetch_one(tx.conn())
+    .await
+}
+
+/// The keys with this prefix that are neither revoked nor expired: nearly always one or none. One round trip, read anew for
+/// each request, so that a revocation holds at once everywhere.
+pub async fn find_key(pool: &PgPool, prefix: &str) -> Result<Vec<KeyCandidate>> {
+    sqlx::query!(
+        r#"SELECT account_id AS "account_id!", key_id AS "key_id!", secret_hash AS "secret_hash!", scopes AS "scopes!",
+                  rate_limit
+           FROM app.find_key($1)"#,
+        prefix
+    )
+    .map(|row| KeyCandidate {
+        account: AccountId(row.account_id),
+        key_id: row.key_id,
+        secret_hash: row.secret_hash,
+        scopes: scopes(&row.scopes),
+        rate_limit: row.rate_limit,
+    })
+    .fetch_all(pool)
+    .await
+}
+
 /// Keys by age, newest first, older than `before`.
 pub async fn list_keys(tx: &mut TenantTx, before: Option<Uuid>, limit: i64) -> Result<Vec<KeyInfo>> {
-    sqlx::query_as!(
-        KeyRow,
-        "SELECT id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at, rotated_from, rate_limit, daily_credit_limit
-         FROM app.api_keys
-         WHERE account_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
+    keys!(
+        "SELECT",
+        "FROM app.api_keys WHERE account_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
         tx.account().0,
         before.unwrap_or(Uuid::max()),
         limit,
     )
-    .map(KeyInfo::from)
     .fetch_all(tx.conn())
     .await
 }
 
 /// Locks a key, so that nobody else ends it meanwhile. `None`: the account has no such key.
 pub async fn lock_key(tx: &mut TenantTx, id: Uuid) -> Result<Option<KeyInfo>> {
-    sqlx::query_as!(
-        KeyRow,
-        "SELECT id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at, rotated_from, rate_limit, daily_credit_limit
-         FROM app.api_keys WHERE account_id = $1 AND id = $2 FOR NO KEY UPDATE",
+    keys!(
+        "SELECT",
+        "FROM app.api_keys WHERE account_id = $1 AND id = $2 FOR NO KEY UPDATE",
         tx.account().0,
         id,
     )
-    .map(KeyInfo::from)
     .fetch_optional(tx.conn())
     .await
 }
@@ -194,14 +203,13 @@ pub async fn mark_used(tx: &mut TenantTx, mut used: Vec<(Uuid, i64)>) -> Result<
 
 /// Revokes a key that is not revoked yet. `None`: the account has no such key, or it is.
 pub async fn revoke_key(tx: &mut TenantTx, id: Uuid) -> Result<Option<KeyInfo>> {
-    sqlx::query_as!(
-        KeyRow,
+    keys!(
         "UPDATE app.api_keys SET revoked_at = now() WHERE account_id = $1 AND id = $2 AND revoked_at IS NULL
-         RETURNING id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at, rotated_from, rate_limit, daily_credit_limit",
+         RETURNING",
+        "",
         tx.account().0,
         id,
     )
-    .map(KeyInfo::from)
     .fetch_optional(tx.conn())
     .await
 }

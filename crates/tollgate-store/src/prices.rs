@@ -4,7 +4,7 @@ use sqlx::PgPool;
 use sqlx::types::Json;
 use tollgate_model::pricing::Price;
 
-use crate::Result;
+use crate::{Result, SystemTx};
 
 /// All of them, oldest first. What this version cannot read is left out, with an error in the log.
 pub async fn prices(pool: &PgPool) -> Result<Vec<Price>> {
@@ -16,7 +16,9 @@ pub async fn prices(pool: &PgPool) -> Result<Vec<Price>> {
 }
 
 /// Adds one.
-pub async fn insert_price(pool: &PgPool, price: &Price) -> Result<()> {
-    sqlx::query!("INSERT INTO billing.prices (price) VALUES ($1)", Json(price) as _).execute(pool).await?;
+pub async fn insert_price(tx: &mut SystemTx, price: &Price) -> Result<()> {
+    sqlx::query!("INSERT INTO billing.prices (price) VALUES ($1)", Json(price) as _)
+        .execute(tx.conn())
+        .await?;
     Ok(())
 }

@@ -8,6 +8,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
 use tollgate_devdb::Server;
 use tollgate_domain::Role;
+use tollgate_model::account::AccountId;
 
 const TEMPLATE: &str = "template_tollgate";
 const PASSWORD: &str = "only-for-tests";
@@ -132,6 +133,19 @@ impl TestDb {
     /// The URL of a role's login.
     pub fn role_url(&self, role: Role) -> String {
         self.url_as(role.as_str())
+    }
+
+    /// Opens accounts with these ids and nothing in them.
+    pub async fn open_accounts(&self, ids: impl IntoIterator<Item = AccountId>) {
+        let ids: Vec<_> = ids.into_iter().map(|id| format!("('{id}'::uuid)")).collect();
+        let sql = format!(
+            "WITH opened AS (
+                 INSERT INTO app.accounts (account_id, name) SELECT id, 'test' FROM (VALUES {}) AS given (id)
+                 RETURNING account_id)
+             INSERT INTO app.credit_balances (account_id) SELECT account_id FROM opened",
+            ids.join(", ")
+        );
+        run_at(&self.owner_url(), &sql).await;
     }
 
     /// A small pool at some URL of this database.

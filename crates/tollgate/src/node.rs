@@ -100,7 +100,7 @@ pub(crate) async fn serve_api(
     beside.spawn(new_prices);
     let auth = Authenticator::new()?;
     let used_keys = auth.used().clone();
-    let (tls, transport) = transport(config, mode)?;
+    let (tls, transport) = transport(config, mode, &listener)?;
     let api = Api {
         db: db.clone(),
         auth,
@@ -139,7 +139,11 @@ pub(crate) async fn serve_api(
 }
 
 /// How the API is to be reached: in production over HTTPS alone, and in `dev` over plain HTTP.
-fn transport(config: &Config, mode: Mode) -> Result<(Option<Tls>, Transport), Failure> {
+fn transport(
+    config: &Config,
+    mode: Mode,
+    listener: &TcpListener,
+) -> Result<(Option<Tls>, Transport), Failure> {
     let proxies = config.trusted_proxies.clone();
     if mode == Mode::Dev {
         return Ok((None, Transport::new(proxies, false)));
@@ -148,7 +152,8 @@ fn transport(config: &Config, mode: Mode) -> Result<(Option<Tls>, Transport), Fa
         (Some(certificate), Some(key)) => Some(Tls::load(certificate, key)?),
         _ => None,
     };
-    if tls.is_none() && proxies.is_empty() {
+    // What listens to this machine alone has nobody to refuse.
+    if tls.is_none() && proxies.is_empty() && !listener.local_addr()?.ip().is_loopback() {
         tracing::warn!(
             "neither TLS_CERT and TLS_KEY nor TRUSTED_PROXIES are set: requests from other machines will be refused"
         );

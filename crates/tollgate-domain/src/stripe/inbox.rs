@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use serde_json::value::RawValue;
 use tollgate_model::account::AccountId;
+use tollgate_model::audit::{Action, Actor};
 use tollgate_model::stripe::inbox::{EventState, InboxEvent};
 use tollgate_model::stripe::reading::{Clue, Event, NotAnEvent};
 use tollgate_store as store;
@@ -14,7 +16,7 @@ use uuid::Uuid;
 use super::{QUEUE, enqueue, let_go};
 use crate::ids::new_id;
 use crate::waker::wake_workers;
-use crate::{Database, Error, Result, accounts};
+use crate::{Database, Error, Result, accounts, audit};
 
 /// What became of an event that came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +126,13 @@ pub struct Linked {
 }
 
 /// Says that an object of Stripe's (a customer, an event that names none) is the account's.
-pub async fn link(db: &Database, object: &str, account: AccountId, ttl: Duration) -> Result<Linked> {
+pub async fn link(
+    db: &Database,
+    actor: Actor,
+    object: &str,
+    account: AccountId,
+    ttl: Duration,
+) -> Result<Linked> {
     let plausible = (1..=255).contains(&object.len()) && object.bytes().all(|byte| byte.is_ascii_graphic());
     if !plausible {
         return Err(Error::Invalid {
@@ -137,14 +145,27 @@ pub async fn link(db: &Database, object: &str, account: AccountId, ttl: Duration
     let before = store::linked(&mut tx, object).await?.filter(|before| *before != account);
     store::link(&mut tx, object).await?;
     let released = let_go(&mut tx, &[object], ttl).await?;
+    let named = format!("stripe:{object}");
+    audit::record(&mut tx, actor, Action::StripeLinked, &named, &json!({ "released": released })).await?;
+    if let Some(before) = before {
+        // Each in its own log, which says nothing of the other.
+        tx = tx.enter(before).await?;
+        audit::record(&mut tx, actor, Action::StripeUnlinked, &named, &json!({})).await?;
+    }
     tx.commit().await?;
     wake_workers(db, QUEUE).await;
     Ok(Linked { released, before })
 }
 
-/// So long ago, by the database's clock.
-pub async fn ago(db: &Database, span: Duration) -> Result<DateTime<Utc>> {
-    Ok(Alone::acquire(db.pool()).await?.now().await? - span)
+/// An operator is about to [take in](receive) what Stripe has sent for so long, and never came: since when that is, by the
+/// database's clock. It is noted before it is done, since each event is a commit of its own.
+pub async fn begin_to_reconcile(db: &Database, actor: Actor, span: Duration) -> Result<DateTime<Utc>> {
+    let mut tx = SystemTx::begin(db.pool()).await?;
+    let since = tx.now().await? - span;
+    let detail = json!({ "since": since });
+    audit::record_for_all(&mut tx, actor, Action::StripeReconciled, "stripe:events", &detail).await?;
+    tx.commit().await?;
+    Ok(since)
 }
 
 /// Events, newest first: up to `limit` of those that came before the one at `before`.

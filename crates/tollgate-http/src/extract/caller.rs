@@ -72,7 +72,7 @@ impl<S: Needs> FromRequestParts<App> for Caller<S> {
     }
 }
 
-/// A [`Caller`] as this process knows the key, if it does: for the endpoint whose transaction reads the key's row again,
+/// A [`Caller`] as this process knows the key, if it does, and has looked at it of late: for the endpoint whose transaction reads the key's row again,
 /// and spares the round trip.
 pub(crate) struct Recognised<S>(pub(crate) Caller<S>);
 
@@ -89,7 +89,7 @@ impl<S: Needs> FromRequestParts<App> for Recognised<S> {
 async fn identify(parts: &Parts, app: &App, remembered: bool) -> Result<Identified, Problem> {
     let presented = presented(&parts.headers)?;
     let key = presented.expose_secret();
-    if let Some(caller) = app.auth.recognise(key).filter(|_| remembered) {
+    if remembered && let Some(caller) = app.auth.recognise(key) {
         return Ok((caller, presented));
     }
     let caller = app.auth.authenticate(&app.db, key, rate_limits::address(parts)).await?;

@@ -3,6 +3,7 @@
 use clap::Subcommand;
 use serde_json::json;
 use tollgate_domain::prices;
+use tollgate_model::audit::Actor;
 use tollgate_model::pricing::{Price, Rates, parse_time};
 
 use crate::commands::operator;
@@ -83,7 +84,7 @@ pub(crate) async fn run(command: Command, config: &Config, json: bool) -> Result
             let time = |text: Option<String>| text.map(|text| parse_time(&text)).transpose();
             let rates = Rates { prompt, cached, completion, images: images.into_iter().collect() };
             let (from, until) = (time(from).map_err(Failure::misuse)?, time(until).map_err(Failure::misuse)?);
-            let price = prices::set(&db, Price { provider, model, from, until, rates }).await?;
+            let price = prices::set(&db, Actor::Shell, Price { provider, model, from, until, rates }).await?;
             print(json, &price, || row(&price))
         }
     }

@@ -7,6 +7,7 @@ use serde_json::json;
 use tollgate_domain::stripe::{self, Linked, Received};
 use tollgate_domain::{Database, Error};
 use tollgate_model::account::AccountId;
+use tollgate_model::audit::Actor;
 use tollgate_model::cursor;
 use tollgate_model::stripe::inbox::{EventState, InboxEvent};
 use tollgate_model::stripe::reading::{Event, KINDS};
@@ -80,8 +81,9 @@ pub(crate) async fn run(command: Command, config: &Config, json: bool) -> Result
                     "`{object}` does not begin with {prefix}, as Stripe's do"
                 )));
             }
-            let Linked { released, before } =
-                stripe::link(&operator(config).await?, object, account, config.billing_ttl).await?;
+            let db = operator(config).await?;
+            let linked = stripe::link(&db, Actor::Shell, object, account, config.billing_ttl).await?;
+            let Linked { released, before } = linked;
             let done =
                 json!({ "object": object, "account_id": account, "released": released, "before": before });
             print(json, &done, || {
@@ -139,7 +141,7 @@ async fn reconcile(config: &Config, since: Duration, json: bool) -> Result<(), F
     };
     let client = StripeClient::new(config.stripe_api_base.clone(), key)?;
     let db = operator(config).await?;
-    let since = stripe::ago(&db, since).await?;
+    let since = stripe::begin_to_reconcile(&db, Actor::Shell, since).await?;
     let (mut known, mut new, mut failed) = (0_u64, 0_u64, 0_u64);
     let mut before: Option<String> = None;
     loop {

@@ -163,13 +163,13 @@ async fn a_job_costs_what_was_the_price_when_it_was_accepted() {
         until: None,
         rates: Rates { completion, ..Rates::default() },
     };
-    prices::set(&operator(&app).await, price(5_000_000)).await.unwrap();
+    prices::set(&operator(&app).await, Actor::Shell, price(5_000_000)).await.unwrap();
     let after = eventually("the new price is known", Duration::from_secs(10), || async {
         let id = till.submit_plain(&job("a", 10)).await.job();
         (shown(&till, id).await.credits.held == 50).then_some(id)
     })
     .await;
-    prices::set(&operator(&app).await, price(7_000_000)).await.unwrap();
+    prices::set(&operator(&app).await, Actor::Shell, price(7_000_000)).await.unwrap();
     let _worker = app.start_worker().await;
     assert_eq!(when(&till, before, JobStatus::Succeeded).await.credits.charged, 9);
     assert_eq!(when(&till, after, JobStatus::Succeeded).await.credits.charged, 45);

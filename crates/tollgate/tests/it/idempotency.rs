@@ -234,7 +234,7 @@ async fn what_was_accepted_is_answered_so_whatever_has_changed_since() {
         until: None,
         rates: Rates::default(),
     };
-    prices::set(&operator(&app).await, price).await.unwrap();
+    prices::set(&operator(&app).await, Actor::Shell, price).await.unwrap();
     let image = |prompt: &str| json!({"type": "image", "model": "fleeting", "prompt": prompt});
     let first = till.submit("image", &image("a")).await;
     same(&first, &till.submit("image", &image("a")).await);

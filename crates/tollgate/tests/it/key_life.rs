@@ -184,6 +184,73 @@ async fn a_key_ends_by_itself_in_every_process() {
 }
 
 #[tokio::test]
+async fn a_key_hands_on_no_more_life_than_it_has() {
+    let pair = Pair::start().await;
+    let owner = Holder::of(&pair.app);
+    let (id, key) = pair.app.key_with(&[Scope::JobsRead, Scope::KeysWrite]).await;
+    let (other, _) = pair.app.key_with(&[Scope::JobsRead]).await;
+    let brief = owner.with(&key);
+    let end = "2999-06-01T12:00:00Z";
+    pair.app.change(&format!("UPDATE app.api_keys SET expires_at = '{end}' WHERE id = '{id}'")).await;
+    let create = "/v1/api-keys".to_owned();
+    let ways = [create, format!("/v1/api-keys/{other}/rotate"), format!("/v1/api-keys/{id}/rotate")];
+    let ask = async |by: &Holder, path: &str, expires: Option<&str>| {
+        let mut body = if path.ends_with("rotate") { json!({}) } else { json!({"scopes": ["jobs:read"]}) };
+        if let Some(expires) = expires {
+            body["expires_at"] = expires.into();
+        }
+        answer(by.send(Method::POST, path, Some(body)).await).await
+    };
+    let count = "SELECT count(*) FROM app.api_keys";
+    for path in &ways {
+        let before = pair.app.number(count).await;
+        for later in ["2999-06-01T12:00:00.000001Z", "9999-01-01T00:00:00Z"] {
+            let (status, problem) = ask(&brief, path, Some(later)).await;
+            assert_eq!((status, &problem["code"]), (400, &json!("invalid_request")), "{path}: {problem}");
+            let detail = problem["detail"].as_str().unwrap();
+            assert!(detail.contains("`expires_at` must be 2999-06-01T12:00:00Z at the latest"), "{detail}");
+        }
+        assert_eq!(pair.app.number(count).await, before, "{path}: a refusal made a key");
+        let earlier = "2998-01-01T00:00:00Z";
+        for (asked, given) in [(None, end), (Some(end), end), (Some(earlier), earlier)] {
+            let (status, new) = ask(&brief, path, asked).await;
+            assert_eq!((status, &new["expires_at"]), (201, &json!(given)), "{path}: {new}");
+        }
+        // Who has no end of his own is bound by none.
+        for (asked, given) in
+            [(None, Value::Null), (Some("2999-07-01T00:00:00Z"), json!("2999-07-01T00:00:00Z"))]
+        {
+            let (status, new) = ask(&owner, path, asked).await;
+            assert_eq!((status, &new["expires_at"]), (201, &given), "{path}: {new}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_serves_only_submissions_sees_what_becomes_of_the_key() {
+    let pair = Pair::start().await;
+    let (id, key) = pair.app.key_with(&[Scope::JobsRead]).await;
+    let there = Holder::new(&pair.second.url(), &key);
+    let submit = || there.send(Method::POST, "/v1/jobs/generations", Some(json!({"prompt": "hello"})));
+    assert_eq!(submit().await.status(), 403);
+    pair.app.change(&format!("UPDATE app.api_keys SET scopes = '{{jobs:write}}' WHERE id = '{id}'")).await;
+    eventually("the new scope", PATIENCE, || async { (submit().await.status() == 202).then_some(()) }).await;
+    for limit in ["700,2h", "900,3h"] {
+        let (requests, _) = limit.split_once(',').unwrap();
+        pair.app.change(&format!("UPDATE app.api_keys SET rate_limit = '{limit}' WHERE id = '{id}'")).await;
+        eventually(limit, PATIENCE, || async {
+            let reply = submit().await;
+            assert_eq!(reply.status(), 202);
+            (reply.headers()["ratelimit-limit"] == requests).then_some(())
+        })
+        .await;
+    }
+    // An end is seen at once: the submission itself looks at it.
+    pair.app.change(&format!("UPDATE app.api_keys SET expires_at = now() WHERE id = '{id}'")).await;
+    assert_eq!(submit().await.status(), 401);
+}
+
+#[tokio::test]
 async fn operators_give_keys_a_term_and_a_limit_and_rotate_them() {
     let pair = Pair::start().await;
     let app = &pair.app;

@@ -12,6 +12,7 @@ mod api_keys;
 mod api_outage;
 mod api_provider;
 mod api_requests;
+mod audit_acts;
 mod audit_log;
 mod cli_jobs;
 mod commands;

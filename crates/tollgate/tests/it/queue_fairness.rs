@@ -10,8 +10,8 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
-use tollgate_domain::queue::{self, NewTask};
-use tollgate_domain::{Database, LaneSettings, Role, ids, waker};
+use tollgate_domain::queue::{self, Cap, LaneChange, NewTask};
+use tollgate_domain::{Database, Role, ids, waker};
 use tollgate_model::account::AccountId;
 use tollgate_model::audit::Actor;
 use tollgate_model::lanes::Plan;
@@ -108,6 +108,7 @@ struct Queue {
 impl Queue {
     async fn new(lasting: Duration) -> Self {
         let db = TestDb::new().await;
+        db.open_accounts((0..12).map(account)).await;
         let stop = CancellationToken::new();
         Self {
             owner: db.owner().await,
@@ -165,7 +166,8 @@ impl Queue {
     }
 
     async fn set(&self, of: AccountId, weight: u16, max_running: Option<i32>) {
-        queue::set_lane(&self.operator, QUEUE, of, LaneSettings { weight, max_running }).await.unwrap();
+        let change = LaneChange { weight: Some(weight), max_running: Some(Cap(max_running)) };
+        queue::change_lane(&self.operator, QUEUE, of, Actor::Shell, change).await.unwrap();
     }
 
     fn starts(&self) -> Vec<AccountId> {

@@ -149,6 +149,25 @@ async fn a_trusted_proxy_is_believed_and_no_other() {
     }
 }
 
+#[tokio::test]
+async fn who_listens_to_others_without_tls_is_warned() {
+    let app = TestApp::start(BINARY, Tune::default()).await;
+    let directory = TempDir::new().unwrap();
+    for (address, warned) in [("127.0.0.1:0", false), ("0.0.0.0:0", true)] {
+        let log = directory.path().join(address);
+        let arguments = ["--json", "api", "--listen", address];
+        let api =
+            Process::start_logged(Path::new(BINARY), &arguments, &settings(&app, &[]), Some(&log)).await;
+        assert_eq!(api.terminate().await, 0);
+        let said = std::fs::read_to_string(&log).unwrap();
+        assert_eq!(
+            said.contains("requests from other machines will be refused"),
+            warned,
+            "{address}: {said}"
+        );
+    }
+}
+
 /// The headers that would let a page of another origin in.
 fn cors(reply: &Response) -> Vec<&str> {
     reply
@@ -180,6 +199,23 @@ async fn pages_of_other_origins_are_let_in_only_by_name() {
         let reply = ask(&named, method.clone(), "https://evil.example.com").await;
         assert!(!reply.headers().contains_key(ACCESS_CONTROL_ALLOW_ORIGIN), "{method}");
     }
+    // What a page may read of an answer, beyond what every page may.
+    let reply = ask(&named, Method::GET, PAGE).await;
+    let mut exposed: Vec<_> =
+        reply.headers()["access-control-expose-headers"].to_str().unwrap().split(',').collect();
+    exposed.sort_unstable();
+    let expected = [
+        "idempotency-replayed",
+        "location",
+        "ratelimit",
+        "ratelimit-limit",
+        "ratelimit-policy",
+        "ratelimit-remaining",
+        "ratelimit-reset",
+        "retry-after",
+        "x-request-id",
+    ];
+    assert_eq!(exposed, expected);
     let preflight = ask(&named, Method::OPTIONS, PAGE).await;
     let allowed = preflight.headers()["access-control-allow-headers"].to_str().unwrap();
     assert!(allowed.contains("authorization") && !allowed.contains('*'), "{allowed}");

@@ -16,7 +16,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tollgate_domain::ids::new_id;
-use tollgate_domain::{Database, LaneSettings, Role, queue};
+use tollgate_domain::queue::{self, Cap, LaneChange};
+use tollgate_domain::{Database, Role};
 use tollgate_model::account::AccountId;
 use tollgate_model::audit::Actor;
 use tollgate_model::queue::QueueName;
@@ -86,8 +87,8 @@ async fn open_accounts(app: &TestApp) -> Vec<Account> {
     let mut accounts = Vec::new();
     for (cap, submitters) in ACCOUNTS {
         let (id, key) = app.open_account().await;
-        let settings = LaneSettings { weight: 1, max_running: cap };
-        queue::set_lane(&operator, QUEUE, id, settings).await.unwrap();
+        let change = LaneChange { max_running: Some(Cap(cap)), ..LaneChange::default() };
+        queue::change_lane(&operator, QUEUE, id, Actor::Shell, change).await.unwrap();
         let clients = (0..submitters).map(|_| app.client_with(&key)).collect();
         accounts.push(Account { id, cap, clients });
     }

@@ -26,7 +26,7 @@ pub(crate) struct NewKey {
     name: Option<String>,
     /// What it may do: at least one scope, and none that the calling key lacks.
     scopes: Vec<Scope>,
-    /// When it stops working by itself; if it is left out, it does not.
+    /// When it stops working by itself, no later than the calling key; if it is left out, when that does.
     #[serde(default)]
     expires_at: Option<DateTime<Utc>>,
     /// What it may spend in a day (UTC), in credits; if it is left out, whatever the account has.
@@ -55,7 +55,7 @@ impl CreatedKey {
 
 /// Creates a key
 ///
-/// A key cannot hand on a scope that it lacks itself.
+/// A key cannot hand on a scope that it lacks itself, nor a longer life or higher limits than its own.
 #[utoipa::path(
     post,
     path = "/v1/api-keys",

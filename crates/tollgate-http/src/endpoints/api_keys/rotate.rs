@@ -26,14 +26,16 @@ pub(crate) struct KeyRotation {
     /// until it is revoked.
     #[schema(maximum = 2_592_000)]
     overlap_seconds: Option<u32>,
-    /// When the new key stops working by itself; if it is left out, it does not, whatever was true of the old one.
+    /// When the new key stops working by itself, no later than the calling key; if it is left out, when that does, whatever
+    /// was true of the old one.
     expires_at: Option<DateTime<Utc>>,
 }
 
 /// Replaces a key
 ///
 /// Makes a key of the same name, scopes and rate limit. Both keys work until the old one has ended. A key cannot rotate one
-/// with a scope that it lacks itself, nor one that is revoked or has expired; it may rotate itself.
+/// with a scope that it lacks itself, nor one that is revoked or has expired, nor give the new one a longer life than its own;
+/// it may rotate itself.
 #[utoipa::path(
     post,
     path = "/v1/api-keys/{id}/rotate",

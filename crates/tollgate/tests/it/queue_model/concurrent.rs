@@ -11,9 +11,9 @@ use serde_json::json;
 use sqlx::PgPool;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tollgate_domain::queue::{self, Enqueuer, NewTask};
+use tollgate_domain::queue::{self, Cap, Enqueuer, LaneChange, NewTask};
 use tollgate_domain::sweep::{self, Rounds};
-use tollgate_domain::{Database, LaneSettings, Role, ids, workers};
+use tollgate_domain::{Database, Role, ids, workers};
 use tollgate_model::account::AccountId;
 use tollgate_model::audit::Actor;
 use tollgate_model::lanes::{Lanes, Taken};
@@ -191,9 +191,10 @@ impl Party {
             )
             .await;
         }
-        let settings = LaneSettings { weight: u16::try_from(1 + self.below(4)).unwrap(), max_running };
+        let weight = u16::try_from(1 + self.below(4)).unwrap();
+        let change = LaneChange { weight: Some(weight), max_running: Some(Cap(max_running)) };
         let of = account(self.below(ACCOUNTS));
-        queue::set_lane(&self.shared.operator, QUEUE, of, settings).await
+        queue::change_lane(&self.shared.operator, QUEUE, of, Actor::Shell, change).await.map(drop)
     }
 
     /// Signs out, with whatever it has in hand, and in again.
@@ -235,8 +236,8 @@ impl Party {
     /// Takes and finishes what is left.
     async fn finish_all_that_is_left(&mut self, owner: &PgPool) -> Result {
         for nr in 0..ACCOUNTS {
-            let settings = LaneSettings { weight: 1, max_running: None };
-            queue::set_lane(&self.shared.operator, QUEUE, account(nr), settings).await?;
+            let change = LaneChange { weight: Some(1), max_running: Some(Cap(None)) };
+            queue::change_lane(&self.shared.operator, QUEUE, account(nr), Actor::Shell, change).await?;
         }
         queue::set_queue(&self.shared.operator, QUEUE, Actor::Shell, None).await?;
         self.leave().await?;
@@ -264,6 +265,7 @@ impl Party {
 async fn queue_keeps_its_counts_whatever_eight_do_at_once() {
     let lasting = std::env::var("QUEUE_MODEL_SECONDS").map_or(4, |seconds| seconds.parse().unwrap());
     let db = TestDb::new().await;
+    db.open_accounts((0..ACCOUNTS).map(account)).await;
     let owner = db.owner().await;
     // Each of the eight has one of the workers' connections for good, and shares the others.
     let shared = Arc::new(Shared {

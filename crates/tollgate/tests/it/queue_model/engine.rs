@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use sqlx::{AssertSqlSafe, PgPool};
-use tollgate_domain::queue::{self, NewTask};
+use tollgate_domain::queue::{self, Cap, LaneChange, NewTask};
 use tollgate_domain::sweep::{self, Rounds};
-use tollgate_domain::{Database, LaneSettings, Role, ids, workers};
+use tollgate_domain::{Database, Role, ids, workers};
 use tollgate_model::account::AccountId;
 use tollgate_model::audit::Actor;
 use tollgate_model::job::JobError;
@@ -144,6 +144,7 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, engine: T, oracle: T) -> Don
 impl Engine {
     pub(super) async fn start() -> Self {
         let db = TestDb::new().await;
+        db.open_accounts((0..ACCOUNTS).map(account)).await;
         let connect = async |role| Database::connect(&db.role_url(role), role, 4, true).await.unwrap();
         let pool = async |role| store::connect(&db.role_url(role), role, 4, true).await.unwrap();
         Self {
@@ -274,8 +275,9 @@ impl Engine {
                 Ok(())
             }
             Op::SetLane { account: nr, weight, cap } => {
-                let settings = LaneSettings { weight, max_running: cap };
-                queue::set_lane(&self.operator, QUEUE, account(nr), settings).await.map_err(text)?;
+                let change = LaneChange { weight: Some(weight), max_running: Some(Cap(cap)) };
+                let changed = queue::change_lane(&self.operator, QUEUE, account(nr), Actor::Shell, change);
+                changed.await.map_err(text)?;
                 oracle.lane_caps[nr] = cap;
                 oracle.settings += 1;
                 Ok(())
