@@ -3,10 +3,11 @@
 //! The key's row is read for every request, in one round trip, so a revocation holds at once. A submission reads it in the
 //! transaction that stores the job, and so needs no round trip of its own: it begins with what is remembered of the key
 //! ([`Authenticator::recognise`]). What that transaction does not look at, such as the key's rate limit, would be remembered for
-//! ever by a process that serves nothing but submissions: so once a second one of them is sent to read the row. Argon2id, which costs tens of milliseconds of CPU, runs once a key and process: what it
-//! verified is remembered by an HMAC of the whole key under a secret that lives and dies with the process, together with the
-//! hash that was verified. Only a key that is not remembered can be refused for [wrong ones](crate::attempts) that came before
-//! it.
+//! ever by a process that serves nothing but submissions: so once a second one of them is sent to read the row.
+//!
+//! Argon2id, which costs tens of milliseconds of CPU, runs once a key and process: what it verified is remembered by an HMAC of
+//! the whole key under a secret that lives and dies with the process, together with the hash that was verified. Only a key that
+//! is not remembered can be refused for [wrong ones](crate::attempts) that came before it.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;

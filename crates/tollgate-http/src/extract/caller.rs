@@ -72,8 +72,8 @@ impl<S: Needs> FromRequestParts<App> for Caller<S> {
     }
 }
 
-/// A [`Caller`] as this process knows the key, if it does, and has looked at it of late: for the endpoint whose transaction reads the key's row again,
-/// and spares the round trip.
+/// A [`Caller`] as this process knows the key, if it does, and has looked at it of late: for the endpoint whose transaction
+/// reads the key's row again, and spares the round trip.
 pub(crate) struct Recognised<S>(pub(crate) Caller<S>);
 
 impl<S: Needs> FromRequestParts<App> for Recognised<S> {
