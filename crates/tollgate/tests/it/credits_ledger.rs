@@ -73,6 +73,7 @@ async fn no_role_changes_or_removes_an_entry_and_none_adds_one_that_does_not_bal
             "UPDATE app.credit_balances SET held = posted + 1",
             "UPDATE app.credit_balances SET held = -1",
             "UPDATE app.credit_balances SET owed = -1",
+            "UPDATE app.credit_balances SET owed = 1",
         ] {
             assert_eq!(say(&pool, &account, sql).await, Err("23514".to_owned()), "{role:?}: {sql}");
         }
@@ -92,7 +93,8 @@ async fn no_role_changes_or_removes_an_entry_and_none_adds_one_that_does_not_bal
             (7, -7, 0, 0, 7, "confirm"),
             (-7, 7, 0, 0, 0, "confirm"),
             (8, -7, -1, 0, 0, "confirm"),
-            (0, -7, 6, -1, 0, "confirm"),
+            (-1, -7, 6, -2, 0, "confirm"),
+            (-1, -7, 0, -8, 0, "refund"),
             (1, -7, 5, 0, 0, "confirm"),
             (10, 0, 0, 0, 10, "gift"),
             (10, 0, 0, 0, 10, ""),
