@@ -1,7 +1,5 @@
 //! Whether the ledger adds up to the balance.
 
-use sqlx::PgPool;
-use tollgate_model::account::AccountId;
 use uuid::Uuid;
 
 use crate::{Result, TenantTx};
@@ -15,13 +13,6 @@ pub struct Books {
     pub held: (i64, i64),
     /// `owed` of both.
     pub owed: (i64, i64),
-}
-
-/// Up to `limit` accounts after `after`, in their order.
-pub async fn account_ids(pool: &PgPool, after: AccountId, limit: i32) -> Result<Vec<AccountId>> {
-    let ids =
-        sqlx::query_scalar!(r#"SELECT account_id AS "id!" FROM app.accounts_after($1, $2)"#, after.0, limit);
-    Ok(ids.fetch_all(pool).await?.into_iter().map(AccountId).collect())
 }
 
 /// Adds up to `limit` further entries below the id `until` to the account's sums: entries of that age are complete. Returns

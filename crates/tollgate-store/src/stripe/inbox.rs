@@ -152,6 +152,30 @@ pub async fn mark_event(tx: &mut TenantTx, id: Uuid, state: EventState, error: O
     Ok(())
 }
 
+/// Removes up to `limit` events of each of these states that came before the one at `before` would have: their payloads hold
+/// what is known of people. Returns how many.
+pub async fn remove_events(
+    alone: &mut Alone,
+    states: &[EventState],
+    before: Uuid,
+    limit: i64,
+) -> Result<u64> {
+    let states: Vec<&str> = states.iter().map(|state| state.as_str()).collect();
+    let done = sqlx::query!(
+        "DELETE FROM billing.stripe_events WHERE ctid = ANY (ARRAY(
+             SELECT old.row FROM unnest($1::text[]) AS handled (state),
+                    LATERAL (SELECT e.ctid AS row FROM billing.stripe_events e
+                             WHERE e.state = handled.state AND e.id < $2
+                             ORDER BY e.state, e.id LIMIT $3 FOR UPDATE SKIP LOCKED) AS old))",
+        &states as _,
+        before,
+        limit,
+    )
+    .execute(alone.connection())
+    .await?;
+    Ok(done.rows_affected())
+}
+
 /// Whose the object is; `None`: nobody knows.
 pub async fn linked(tx: &mut TenantTx, object: &str) -> Result<Option<AccountId>> {
     let account =
