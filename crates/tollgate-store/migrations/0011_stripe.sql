@@ -87,7 +87,9 @@ CREATE TABLE app.stripe_payments (
     object_id  text NOT NULL,
     PRIMARY KEY (account_id, payment_id, object_id)
 );
-CREATE INDEX stripe_payments_by_object ON app.stripe_payments (account_id, object_id, payment_id);
+-- Not asked by who looks for a payment, as jobs_by_status is not by who does not say `status`.
+CREATE INDEX stripe_payments_by_object ON app.stripe_payments (account_id, object_id, payment_id)
+    WHERE object_id IS NOT NULL;
 
 -- A charge's refunds together, or one dispute.
 CREATE TABLE app.stripe_reversals (
