@@ -6,6 +6,7 @@ use tollgate_model::audit::{Action, Actor};
 use tollgate_model::credits::{Balance, EntryReason, MAX_GRANT};
 use tollgate_store as store;
 use tollgate_store::TenantTx;
+use uuid::Uuid;
 
 use crate::ids::new_id;
 use crate::{Database, Error, Result, audit};
@@ -71,4 +72,19 @@ pub(crate) async fn exists(db: &Database, account: AccountId) -> Result<()> {
 /// Every account, oldest first.
 pub async fn list(db: &Database) -> Result<Vec<Account>> {
     Ok(store::list_accounts(db.pool()).await?)
+}
+
+/// Some of all accounts.
+pub(crate) struct Part {
+    pub(crate) accounts: Vec<AccountId>,
+    /// After which one to go on; `None`: these were the last.
+    pub(crate) next: Option<AccountId>,
+}
+
+/// Up to `most` accounts after this one, or the first ones. Whoever goes through all accounts does it so, a little at a time.
+pub(crate) async fn part(db: &Database, after: Option<AccountId>, most: i32) -> Result<Part> {
+    let after = after.unwrap_or(AccountId(Uuid::nil()));
+    let accounts = store::accounts_after(db.pool(), after, most).await?;
+    let next = accounts.last().copied().filter(|_| i32::try_from(accounts.len()) == Ok(most));
+    Ok(Part { accounts, next })
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use tollgate_model::admission::QueueFull;
+use tollgate_model::idempotency::Unwritable;
 use tollgate_model::job::JobStatus;
 use tollgate_model::key::Scope;
 use tollgate_model::submission::InvalidSubmission;
@@ -90,6 +91,12 @@ pub enum Error {
 impl From<tollgate_store::Error> for Error {
     fn from(error: tollgate_store::Error) -> Self {
         if is_unavailable(&error) { Self::Unavailable(error) } else { Self::Database(error) }
+    }
+}
+
+impl From<Unwritable> for Error {
+    fn from(error: Unwritable) -> Self {
+        Self::Internal(error.to_string())
     }
 }
 

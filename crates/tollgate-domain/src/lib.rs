@@ -16,6 +16,7 @@ pub mod credits;
 mod database;
 pub mod dead_letters;
 mod error;
+pub mod forget;
 pub mod guard;
 mod hashing;
 pub mod ids;

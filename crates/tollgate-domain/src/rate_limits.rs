@@ -9,11 +9,10 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 use tokio::time::{Instant, timeout};
-use tollgate_model::account::AccountId;
 use tollgate_model::rate_limit::share::{Share, Verdict};
 use tollgate_model::rate_limit::{Quota, RateLimit, Standing};
 use tollgate_store as store;
-use tollgate_store::{Alone, TenantTx};
+use tollgate_store::TenantTx;
 use uuid::Uuid;
 
 use crate::auth::Caller;
@@ -143,24 +142,4 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// Longer than the longest window.
-const FORGET_AFTER: Duration = Duration::from_hours(25);
-/// Accounts one round looks at, and windows it removes of each.
-const ACCOUNTS: i64 = 100;
-const BATCH: i64 = 500;
-
-/// Removes windows that nobody has used for long, of the accounts after `after`. Returns where the next round goes on;
-/// `None`: all are done. There is one a key and row of the URL table at most, so it is no matter when that happens.
-pub async fn forget(db: &Database, after: AccountId) -> Result<Option<AccountId>> {
-    let mut alone = Alone::acquire(db.pool()).await?;
-    let accounts = store::accounts_after(&mut alone, after, ACCOUNTS).await?;
-    drop(alone);
-    for account in &accounts {
-        let mut tx = TenantTx::begin(db.pool(), *account).await?;
-        store::remove_rate_windows(&mut tx, FORGET_AFTER, BATCH).await?;
-        tx.commit().await?;
-    }
-    Ok(accounts.last().copied().filter(|_| i64::try_from(accounts.len()) == Ok(ACCOUNTS)))
 }

@@ -10,9 +10,9 @@ use serde::Serialize;
 use tollgate_model::account::AccountId;
 use tollgate_store as store;
 use tollgate_store::{Alone, Books, TenantTx, Tx as _};
-use uuid::Uuid;
 
-use crate::{Database, Error, Result, ids};
+use crate::accounts::Part;
+use crate::{Database, Error, Result, accounts, ids};
 
 /// Accounts one round looks at.
 const ACCOUNTS: i32 = 50;
@@ -25,16 +25,10 @@ const BATCH: i64 = 20_000;
 const SETTLED: TimeDelta = TimeDelta::minutes(10);
 
 /// Where the next round goes on, and what is known.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Progress {
-    after: AccountId,
+    after: Option<AccountId>,
     drifts: BTreeMap<AccountId, u64>,
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self { after: AccountId(Uuid::nil()), drifts: BTreeMap::new() }
-    }
 }
 
 impl Progress {
@@ -69,12 +63,12 @@ impl Drift {
     }
 }
 
-/// Looks at some accounts; the next round goes on after them. `true`: there are more before it begins anew.
-pub async fn round(db: &Database, progress: &mut Progress) -> Result<bool> {
-    let accounts = store::account_ids(db.pool(), progress.after, ACCOUNTS).await?;
+/// Looks at some accounts; the next round goes on after them.
+pub async fn round(db: &Database, progress: &mut Progress) -> Result<()> {
+    let part = accounts::part(db, progress.after, ACCOUNTS).await?;
     let now = Alone::acquire(db.pool()).await?.now().await?;
     let settled = ids::first_id_of(now - SETTLED);
-    for &account in &accounts {
+    for account in part.accounts {
         while {
             let mut tx = TenantTx::begin(db.pool(), account).await?;
             let added = store::advance_sums(&mut tx, settled, BATCH).await?;
@@ -92,9 +86,8 @@ pub async fn round(db: &Database, progress: &mut Progress) -> Result<bool> {
         }
         metrics::counter!("tollgate_ledger_accounts_checked_total").increment(1);
     }
-    let more = i32::try_from(accounts.len()) == Ok(ACCOUNTS);
-    progress.after = accounts.last().copied().filter(|_| more).unwrap_or(Progress::default().after);
-    Ok(more)
+    progress.after = part.next;
+    Ok(())
 }
 
 /// Every entry of one account or of all, added up anew: how many accounts were looked at, and those whose books are apart.
@@ -102,13 +95,13 @@ pub async fn round(db: &Database, progress: &mut Progress) -> Result<bool> {
 pub async fn all(db: &Database, only: Option<AccountId>) -> Result<(u64, Vec<Drift>)> {
     let mut looked_at = 0;
     let mut drifts = Vec::new();
-    let mut after = AccountId(Uuid::nil());
+    let mut after = None;
     loop {
-        let accounts = match only {
-            Some(account) => vec![account],
-            None => store::account_ids(db.pool(), after, ACCOUNTS).await?,
+        let part = match only {
+            Some(account) => Part { accounts: vec![account], next: None },
+            None => accounts::part(db, after, ACCOUNTS).await?,
         };
-        for &account in &accounts {
+        for account in part.accounts {
             let mut tx = TenantTx::begin(db.pool(), account).await?;
             let found = store::all_books(&mut tx).await?;
             tx.commit().await?;
@@ -122,9 +115,9 @@ pub async fn all(db: &Database, only: Option<AccountId>) -> Result<(u64, Vec<Dri
                 drifts.push(drift);
             }
         }
-        match accounts.last() {
-            Some(&last) if only.is_none() => after = last,
-            _ => return Ok((looked_at, drifts)),
+        after = part.next;
+        if after.is_none() {
+            return Ok((looked_at, drifts));
         }
     }
 }

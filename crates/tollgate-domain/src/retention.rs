@@ -12,7 +12,7 @@ use tollgate_store as store;
 use tollgate_store::{Alone, TenantTx, Tx as _};
 use uuid::Uuid;
 
-use crate::{Database, Result, ids, images};
+use crate::{Database, Result, accounts, ids, images};
 
 /// Jobs one transaction removes, each with its result and its few events.
 const BATCH: i64 = 500;
@@ -21,13 +21,13 @@ const BATCH: i64 = 500;
 const BATCHES: usize = 20;
 
 /// Accounts one round looks at.
-const ACCOUNTS: i64 = 20;
+const ACCOUNTS: i32 = 20;
 
 /// Where the next round goes on.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Progress {
     /// This account, and those before it, are done.
-    account: AccountId,
+    account: Option<AccountId>,
     /// Of the account after it: the jobs up to this one.
     job: Uuid,
     outside: Vec<(String, StorageKey)>,
@@ -38,12 +38,6 @@ impl Progress {
     /// will ever know of them again but who takes them here, also after a round that broke off.
     pub fn take_outside(&mut self) -> Vec<(String, StorageKey)> {
         std::mem::take(&mut self.outside)
-    }
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self { account: AccountId(Uuid::nil()), job: Uuid::nil(), outside: Vec::new() }
     }
 }
 
@@ -58,18 +52,15 @@ pub struct Removed {
 
 /// Removes jobs that ended longer than `keep` ago, by the database's clock.
 pub async fn round(db: &Database, keep: Duration, progress: &mut Progress) -> Result<Removed> {
-    let mut alone = Alone::acquire(db.pool()).await?;
-    let now = alone.now().await?;
-    let accounts = store::accounts_after(&mut alone, progress.account, ACCOUNTS).await?;
-    drop(alone);
+    let now = Alone::acquire(db.pool()).await?.now().await?;
+    let part = accounts::part(db, progress.account, ACCOUNTS).await?;
     let Some(until) = TimeDelta::from_std(keep).ok().and_then(|keep| now.checked_sub_signed(keep)) else {
         return Ok(Removed { jobs: 0, more: false });
     };
     let before = ids::first_id_of(until);
-    let last = i64::try_from(accounts.len()) != Ok(ACCOUNTS);
     let mut jobs = 0;
     let mut batches = 0;
-    for account in accounts {
+    for account in part.accounts {
         loop {
             if batches == BATCHES {
                 return Ok(Removed { jobs, more: true });
@@ -88,10 +79,8 @@ pub async fn round(db: &Database, keep: Duration, progress: &mut Progress) -> Re
                 _ => break,
             }
         }
-        (progress.account, progress.job) = (account, Uuid::nil());
+        (progress.account, progress.job) = (Some(account), Uuid::nil());
     }
-    if last {
-        progress.account = AccountId(Uuid::nil());
-    }
-    Ok(Removed { jobs, more: !last })
+    progress.account = part.next;
+    Ok(Removed { jobs, more: part.next.is_some() })
 }

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::Result;
 
 pub use enter::{Entered, enter};
-pub use inbox::{Linked, Received, begin_to_reconcile, events, link, receive};
+pub use inbox::{Linked, Received, begin_to_reconcile, events, forget, link, receive};
 
 const QUEUE: QueueName = QueueName::BillingCreditGrant;
 

@@ -18,7 +18,7 @@ pub struct Balance {
     pub posted: i64,
     /// Held for jobs that have not ended.
     pub held: i64,
-    /// What was taken back, or cost, beyond what it had. The next grant pays it.
+    /// What was taken back, or cost, beyond what it had. Whatever is granted or comes free pays it first.
     pub owed: i64,
 }
 

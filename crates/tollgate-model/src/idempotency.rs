@@ -4,6 +4,7 @@
 //! body in canonical form (RFC 8785), so that neither the order of fields nor white space makes it another one, and of
 //! its path. The account is not the API key: a rotated key breaks no replay.
 
+use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -21,6 +22,31 @@ pub struct Once {
     pub key: String,
     /// What it asks.
     pub fingerprint: [u8; 32],
+}
+
+/// What a request is answered with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// HTTP's status.
+    pub status: u16,
+    /// JSON, as it goes out; as it is kept, sealed where it holds a secret.
+    pub body: Vec<u8>,
+    /// Where to find what was made.
+    pub location: Option<String>,
+    /// It was done before, and this is what was answered then.
+    pub replayed: bool,
+}
+
+/// An answer that is not to be had as JSON.
+#[derive(Debug, thiserror::Error)]
+#[error("an answer cannot be written: {0}")]
+pub struct Unwritable(#[from] serde_json::Error);
+
+impl Answer {
+    /// A first answer.
+    pub fn new(status: u16, body: &impl Serialize) -> Result<Self, Unwritable> {
+        Ok(Self { status, body: serde_json::to_vec(body)?, location: None, replayed: false })
+    }
 }
 
 /// Why a request cannot be done once.

@@ -17,8 +17,8 @@ BEGIN
     RETURN delta + held + charged - owed = granted
         AND CASE reason
             WHEN 'reservation' THEN held > 0 AND charged = 0 AND owed = 0 AND granted = 0
-            WHEN 'refund' THEN held < 0 AND charged = 0 AND owed = 0 AND granted = 0
-            WHEN 'confirm' THEN held <= 0 AND charged >= 0 AND owed >= 0 AND granted = 0
+            WHEN 'refund' THEN held < 0 AND charged = 0 AND owed BETWEEN held AND 0 AND granted = 0
+            WHEN 'confirm' THEN held <= 0 AND charged >= 0 AND (owed >= 0 OR delta >= 0) AND granted = 0
             WHEN 'stripe' THEN granted <> 0 AND held = 0 AND charged = 0
             WHEN 'adjustment' THEN granted <> 0 AND held = 0 AND charged = 0
             ELSE false END;
@@ -31,7 +31,7 @@ ALTER TABLE app.credits_ledger FORCE ROW LEVEL SECURITY;
 COMMENT ON COLUMN app.credits_ledger.delta IS 'Change of what may be spent. The sum over an account is its balance.';
 COMMENT ON COLUMN app.credits_ledger.held IS 'Change of what is held for jobs that have not ended.';
 COMMENT ON COLUMN app.credits_ledger.charged IS 'What a job cost.';
-COMMENT ON COLUMN app.credits_ledger.owed IS 'Change of what the account owes: what was taken back, or cost, beyond what it had. Paid by the next grant.';
+COMMENT ON COLUMN app.credits_ledger.owed IS 'Change of what the account owes: what was taken back, or cost, beyond what it had. Paid first, by whatever is granted or comes free.';
 COMMENT ON COLUMN app.credits_ledger.granted IS 'What came from outside; negative: what went back.';
 
 -- posted: all it has, what is held included. May spend: posted - held.
@@ -39,7 +39,8 @@ ALTER TABLE app.credit_balances
     ADD COLUMN held bigint NOT NULL DEFAULT 0,
     ADD COLUMN owed bigint NOT NULL DEFAULT 0,
     DROP CONSTRAINT credit_balances_posted_check,
-    ADD CONSTRAINT never_below_zero CHECK (held >= 0 AND posted >= held AND owed >= 0);
+    -- Who owes has nothing to spend.
+    ADD CONSTRAINT never_below_zero CHECK (held >= 0 AND posted >= held AND owed >= 0 AND (owed = 0 OR posted = held));
 -- Changes in columns that no index has, with room in the page: every update is HOT.
 ALTER TABLE app.credit_balances SET (
     fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);

@@ -21,6 +21,7 @@ CREATE TABLE billing.stripe_events (
 );
 COMMENT ON COLUMN billing.stripe_events.id IS 'UUIDv7: its task''s id, and its place in lists.';
 COMMENT ON COLUMN billing.stripe_events.payload IS 'As it was signed; json, not jsonb: it is kept as it came, and holds what people paid with.';
+-- Also what retention walks along.
 CREATE INDEX stripe_events_by_state ON billing.stripe_events (state, id);
 
 -- Whose an object of Stripe's is: a customer, a subscription, an invoice, a payment. NULL: somebody waits to be told. Whoever
@@ -58,6 +59,7 @@ GRANT USAGE ON SCHEMA billing TO app_api, app_worker, app_operator;
 GRANT INSERT ON billing.stripe_events, billing.stripe_waiting TO app_api, app_operator;
 GRANT SELECT, INSERT, UPDATE (account_id) ON billing.stripe_objects TO app_api, app_worker, app_operator;
 GRANT SELECT, UPDATE (account_id, state, error) ON billing.stripe_events TO app_worker, app_operator;
+GRANT DELETE ON billing.stripe_events TO app_worker;
 GRANT SELECT, DELETE ON billing.stripe_waiting TO app_worker, app_operator;
 
 -- An account's own books. What a purchase is worth follows from these rows alone (tollgate-model/stripe/book.rs); they only
@@ -85,7 +87,9 @@ CREATE TABLE app.stripe_payments (
     object_id  text NOT NULL,
     PRIMARY KEY (account_id, payment_id, object_id)
 );
-CREATE INDEX stripe_payments_by_object ON app.stripe_payments (account_id, object_id, payment_id);
+-- Not asked by who looks for a payment, as jobs_by_status is not by who does not say `status`.
+CREATE INDEX stripe_payments_by_object ON app.stripe_payments (account_id, object_id, payment_id)
+    WHERE object_id IS NOT NULL;
 
 -- A charge's refunds together, or one dispute.
 CREATE TABLE app.stripe_reversals (
@@ -93,10 +97,13 @@ CREATE TABLE app.stripe_reversals (
     payment_id  text NOT NULL,
     reversal_id text NOT NULL,
     amount      bigint NOT NULL CHECK (amount >= 0),
+    currency    text,
     withdrawn   boolean NOT NULL,
     returned    boolean NOT NULL,
     PRIMARY KEY (account_id, payment_id, reversal_id)
 );
+
+COMMENT ON COLUMN app.stripe_reversals.currency IS 'Where it is another than the purchase''s, the amount counts for nothing, and an operator is told.';
 
 -- One row an event that has been entered: its key is what makes entering it twice impossible.
 ALTER TABLE app.stripe_events ADD COLUMN credits bigint NOT NULL;
@@ -121,4 +128,4 @@ END $$;
 GRANT SELECT, INSERT ON app.stripe_events, app.stripe_customers, app.stripe_grants, app.stripe_payments,
     app.stripe_reversals TO app_worker;
 GRANT UPDATE (taken_back) ON app.stripe_grants TO app_worker;
-GRANT UPDATE (amount, withdrawn, returned) ON app.stripe_reversals TO app_worker;
+GRANT UPDATE (amount, currency, withdrawn, returned) ON app.stripe_reversals TO app_worker;

@@ -35,3 +35,10 @@ pub async fn list_accounts(pool: &PgPool) -> Result<Vec<Account>> {
     .fetch_all(pool)
     .await
 }
+
+/// Up to `limit` accounts after `after`, in the order of their ids, and nothing else of any.
+pub async fn accounts_after(pool: &PgPool, after: AccountId, limit: i32) -> Result<Vec<AccountId>> {
+    let ids =
+        sqlx::query_scalar!(r#"SELECT account_id AS "id!" FROM app.accounts_after($1, $2)"#, after.0, limit);
+    Ok(ids.fetch_all(pool).await?.into_iter().map(AccountId).collect())
+}

@@ -2,13 +2,16 @@
 //!
 //! The balance's row is the account's lock for money, and its CHECK refuses to go below 0. Every statement that changes it
 //! adds the entry that says why, so that the two cannot part.
+//!
+//! Who owes has nothing to spend: another CHECK of that row. So whatever comes free, or is granted, pays what is owed first, and
+//! what is owed moves by `greatest(-(what there is now), -owed)`: up where there is less than nothing, down where there is more.
 
 use tollgate_model::credits::{Balance, EntryReason, LedgerEntry};
 use uuid::Uuid;
 
 use crate::{Result, TenantTx};
 
-/// Credits from outside, or back there. What is owed is paid first; what is taken back beyond what may be spent is owed.
+/// Credits from outside, or back there. They pay what is owed first; what is taken back beyond what may be spent is owed.
 /// `None`: there is no such account.
 pub async fn grant(
     tx: &mut TenantTx,
@@ -21,9 +24,7 @@ pub async fn grant(
         r#"WITH before AS MATERIALIZED (
                SELECT posted, held, owed FROM app.credit_balances WHERE account_id = $1 FOR UPDATE
            ), moved AS MATERIALIZED (
-               SELECT CASE WHEN $3::bigint > 0 THEN -least(owed, $3)
-                           ELSE greatest(-$3 - (posted - held), 0) END AS owed
-               FROM before
+               SELECT greatest(-$3::bigint - (posted - held), -owed) AS owed FROM before
            ), after AS (
                UPDATE app.credit_balances b SET posted = b.posted + $3 + moved.owed, owed = b.owed + moved.owed
                FROM moved WHERE b.account_id = $1 RETURNING b.posted, b.held, b.owed
@@ -43,8 +44,9 @@ pub async fn grant(
     .await
 }
 
-/// Frees what is held for jobs that have failed or were called off; once, however often it is asked. `entries` are the
-/// ledger's new ids, one for each job.
+/// Frees what is held for jobs that have failed or were called off, and pays with it what is owed; once, however often it is
+/// asked. `entries` are the ledger's new ids, one for each job. Of the rows that others wait for, what the keys have spent comes
+/// before the balance.
 pub async fn refund(tx: &mut TenantTx, jobs: &[Uuid], entries: &[Uuid]) -> Result<()> {
     sqlx::query!(
         "WITH job AS MATERIALIZED (
@@ -53,19 +55,33 @@ pub async fn refund(tx: &mut TenantTx, jobs: &[Uuid], entries: &[Uuid]) -> Resul
                   LATERAL (SELECT credits_held AS held, key_id, (created_at AT TIME ZONE 'UTC')::date AS day FROM app.jobs
                            WHERE account_id = $1 AND id = asked.id AND credits_held > 0 LIMIT 1
                            FOR NO KEY UPDATE) AS own
+         ), spent AS MATERIALIZED (
+             SELECT own.day FROM job, LATERAL (SELECT s.day FROM app.key_spending s
+                                               WHERE s.account_id = $1 AND s.key_id = job.key_id AND s.day = job.day
+                                               LIMIT 1 FOR NO KEY UPDATE) AS own
+         ), debt AS MATERIALIZED (
+             SELECT owed FROM app.credit_balances
+             WHERE account_id = $1 AND (SELECT count(*) FROM job) > 0 AND (SELECT count(*) FROM spent) >= 0
+             FOR NO KEY UPDATE
+         ), moved AS MATERIALIZED (
+             -- Each pays what those before it have left.
+             SELECT id, entry, held,
+                    least(held, greatest(owed + held - sum(held) OVER (ROWS UNBOUNDED PRECEDING), 0))::bigint AS paid
+             FROM job, debt
          ), freed AS (
              UPDATE app.jobs j SET credits_held = 0 FROM job WHERE j.account_id = $1 AND j.id = job.id
          ), balance AS (
-             UPDATE app.credit_balances b SET held = b.held - sums.held
-             FROM (SELECT sum(held)::bigint AS held FROM job HAVING count(*) > 0) AS sums
+             UPDATE app.credit_balances b
+             SET posted = b.posted - sums.paid, held = b.held - sums.held, owed = b.owed - sums.paid
+             FROM (SELECT sum(held)::bigint AS held, sum(paid)::bigint AS paid FROM moved HAVING count(*) > 0) AS sums
              WHERE b.account_id = $1
          ), spending AS (
              UPDATE app.key_spending s SET credits = greatest(s.credits - sums.held, 0)
              FROM (SELECT key_id, day, sum(held)::bigint AS held FROM job GROUP BY key_id, day) AS sums
              WHERE s.account_id = $1 AND s.key_id = sums.key_id AND s.day = sums.day
          )
-         INSERT INTO app.credits_ledger (account_id, id, delta, held, reason, job_id)
-         SELECT $1, entry, held, -held, $4, id FROM job",
+         INSERT INTO app.credits_ledger (account_id, id, delta, held, owed, reason, job_id)
+         SELECT $1, entry, held - paid, -held, -paid, $4, id FROM moved",
         tx.account().0,
         jobs,
         entries,

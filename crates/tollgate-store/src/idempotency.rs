@@ -2,22 +2,11 @@
 
 use std::time::Duration;
 
-use tollgate_model::idempotency::Once;
+use tollgate_model::idempotency::{Answer, Once};
 use uuid::Uuid;
 
 use crate::tasks::interval;
 use crate::{Result, TenantTx};
-
-/// An answer that was given, or is about to be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SavedAnswer {
-    /// HTTP's.
-    pub status: u16,
-    /// Its body, as it went out.
-    pub response: Vec<u8>,
-    /// The header `Location`.
-    pub location: Option<String>,
-}
 
 /// What is known of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,11 +14,29 @@ pub enum Claim {
     /// Nobody has done it, and whoever asks now waits for this transaction.
     Ours,
     /// It was done, and answered with this.
-    Done(SavedAnswer),
+    Done(Answer),
     /// Its key was used for something else.
     Conflict,
     /// It was let go of just now.
     InFlight,
+}
+
+/// A row that is there.
+struct Found {
+    fingerprint: Vec<u8>,
+    status: i16,
+    response: Vec<u8>,
+    location: Option<String>,
+}
+
+impl Found {
+    fn claim(self, once: &Once) -> Claim {
+        if self.fingerprint != once.fingerprint {
+            return Claim::Conflict;
+        }
+        let Self { status, response: body, location, .. } = self;
+        Claim::Done(Answer { status: u16::try_from(status).unwrap_or(500), body, location, replayed: true })
+    }
 }
 
 /// Claims a request for this transaction, which must [save](save_answer) its answer or roll back. Who asks for the same at
@@ -55,7 +62,8 @@ pub async fn claim_once(tx: &mut TenantTx, once: &Once, keep: Duration) -> Resul
     if claimed.rows_affected() == 1 {
         return Ok(Claim::Ours);
     }
-    let found = sqlx::query!(
+    let found = sqlx::query_as!(
+        Found,
         "SELECT fingerprint, status, response, location FROM app.idempotency_keys
          WHERE account_id = $1 AND method = $2 AND route = $3 AND key = $4",
         account,
@@ -65,21 +73,14 @@ pub async fn claim_once(tx: &mut TenantTx, once: &Once, keep: Duration) -> Resul
     )
     .fetch_optional(tx.conn())
     .await?;
-    Ok(match found {
-        None => Claim::InFlight,
-        Some(row) if row.fingerprint != once.fingerprint => Claim::Conflict,
-        Some(row) => Claim::Done(SavedAnswer {
-            status: u16::try_from(row.status).unwrap_or(500),
-            response: row.response,
-            location: row.location,
-        }),
-    })
+    Ok(found.map_or(Claim::InFlight, |found| found.claim(once)))
 }
 
 /// What is known of a request that is refused for a reason of its own, for the holder of a key that is valid now. Claims
 /// nothing.
 pub async fn look_once(tx: &mut TenantTx, once: &Once, key: Uuid) -> Result<Option<Claim>> {
-    let found = sqlx::query!(
+    let found = sqlx::query_as!(
+        Found,
         "SELECT i.fingerprint, i.status, i.response, i.location
          FROM app.idempotency_keys i, app.api_keys k
          WHERE i.account_id = $1 AND i.method = $2 AND i.route = $3 AND i.key = $4 AND i.expires_at > now()
@@ -92,17 +93,11 @@ pub async fn look_once(tx: &mut TenantTx, once: &Once, key: Uuid) -> Result<Opti
     )
     .fetch_optional(tx.conn())
     .await?;
-    Ok(found.map(|row| {
-        if row.fingerprint != once.fingerprint {
-            return Claim::Conflict;
-        }
-        let status = u16::try_from(row.status).unwrap_or(500);
-        Claim::Done(SavedAnswer { status, response: row.response, location: row.location })
-    }))
+    Ok(found.map(|found| found.claim(once)))
 }
 
 /// Saves the answer of a request that this transaction has claimed.
-pub async fn save_answer(tx: &mut TenantTx, once: &Once, answer: &SavedAnswer) -> Result<()> {
+pub async fn save_answer(tx: &mut TenantTx, once: &Once, answer: &Answer) -> Result<()> {
     sqlx::query!(
         "UPDATE app.idempotency_keys SET status = $5, response = $6, location = $7
          WHERE account_id = $1 AND method = $2 AND route = $3 AND key = $4",
@@ -111,7 +106,7 @@ pub async fn save_answer(tx: &mut TenantTx, once: &Once, answer: &SavedAnswer) -
         once.route,
         once.key,
         i16::try_from(answer.status).unwrap_or(500),
-        answer.response,
+        answer.body,
         answer.location,
     )
     .execute(tx.conn())

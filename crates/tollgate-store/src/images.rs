@@ -73,7 +73,7 @@ pub async fn insert_image(tx: &mut TenantTx, image: &NewImage<'_>) -> Result<()>
         "INSERT INTO app.images AS i (account_id, id, job_id, content_key, prompt_hash, seed, model, size, url, media_type,
                                       byte_length, sha256, storage, storage_key)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
-         ON CONFLICT (account_id, content_key) DO UPDATE SET content_key = i.content_key
+         ON CONFLICT (account_id, content_key) WHERE content_key IS NOT NULL DO UPDATE SET content_key = i.content_key
          RETURNING i.id",
         account,
         image.id,

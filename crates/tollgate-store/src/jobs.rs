@@ -102,7 +102,7 @@ pub async fn mark_retrying(tx: &mut TenantTx, id: Uuid, at: DateTime<Utc>, error
 }
 
 /// The job has its result, and costs so many credits: what was held for it is free again, the cost is charged, and what of
-/// it the balance does not pay is owed. One statement; of the rows that others wait for, what the key has spent comes before the
+/// it the balance does not pay is owed; what is left of the hold pays what was owed before. One statement; of the rows that others wait for, what the key has spent comes before the
 /// balance. `false`: it had ended before.
 pub async fn mark_succeeded(tx: &mut TenantTx, id: Uuid, entry: Uuid, cost: i64) -> Result<bool> {
     let done = sqlx::query!(
@@ -114,8 +114,8 @@ pub async fn mark_succeeded(tx: &mut TenantTx, id: Uuid, entry: Uuid, cost: i64)
                                                WHERE s.account_id = $1 AND s.key_id = job.key_id AND s.day = job.day
                                                LIMIT 1 FOR NO KEY UPDATE) AS own
          ), moved AS MATERIALIZED (
-             SELECT job.held, job.key_id, job.day, greatest($4 - job.held - (b.posted - b.held), 0) AS owed
-             FROM job, LATERAL (SELECT posted, held FROM app.credit_balances
+             SELECT job.held, job.key_id, job.day, greatest($4 - job.held - (b.posted - b.held), -b.owed) AS owed
+             FROM job, LATERAL (SELECT posted, held, owed FROM app.credit_balances
                                 WHERE account_id = $1 AND (job.held > 0 OR $4::bigint > 0)
                                   AND (SELECT count(*) FROM spent) >= 0 LIMIT 1
                                 FOR NO KEY UPDATE) AS b

@@ -228,3 +228,19 @@ pub async fn carry_spending(tx: &mut TenantTx, old: Uuid, new: Uuid) -> Result<(
     .await?;
     Ok(())
 }
+
+/// Removes up to `limit` rows of what the account's keys have spent on days gone by: no limit asks for them. Returns how many.
+/// What a job is about to give back there is left for another time.
+pub async fn remove_spending(tx: &mut TenantTx, limit: i64) -> Result<u64> {
+    let done = sqlx::query!(
+        "DELETE FROM app.key_spending WHERE ctid = ANY (ARRAY(
+             SELECT ctid FROM app.key_spending
+             WHERE account_id = $1 AND day < (now() AT TIME ZONE 'UTC')::date
+             ORDER BY account_id, key_id, day LIMIT $2 FOR UPDATE SKIP LOCKED))",
+        tx.account().0,
+        limit,
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(done.rows_affected())
+}

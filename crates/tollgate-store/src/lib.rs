@@ -30,7 +30,7 @@ mod tx;
 mod wake;
 mod workers;
 
-pub use accounts::{insert_account, list_accounts};
+pub use accounts::{accounts_after, insert_account, list_accounts};
 pub use audit::{audit_page, insert_audit, insert_operators_audit, operators_audit_page};
 pub use connect::{ConnectError, Role, connect, drop_broken, probe};
 pub use credits::{balance, grant, ledger_page, refund};
@@ -42,7 +42,7 @@ pub use guard::{
     ClassRow, add_latencies, breaker_enabled, class_state, forget_latencies, latencies, lock_class,
     save_class, switch_breaker,
 };
-pub use idempotency::{Claim, SavedAnswer, claim_once, look_once, remove_expired_answers, save_answer};
+pub use idempotency::{Claim, claim_once, look_once, remove_expired_answers, save_answer};
 pub use images::{
     NewImage, NewPlace, Place, StoredImage, image_by_id, image_data, images_page, insert_image, lock_images,
     remove_unused_images,
@@ -53,7 +53,7 @@ pub use jobs::{
 };
 pub use keys::{
     KeyCandidate, KeyToInsert, carry_spending, end_key, find_key, insert_key, list_keys, lock_key, mark_used,
-    revoke_key,
+    remove_spending, revoke_key,
 };
 pub use lanes::{
     LaneSettings, awake_lanes, change_settings, lane_counts, lane_settings, lock_lanes, put_to_sleep,
@@ -63,13 +63,13 @@ pub use legacy::{LegacyError, Mended};
 pub use migrate::{MigrateError, Migrated, migrate, schema_is_current};
 pub use prices::{insert_price, prices};
 pub use rate_limits::{count_requests, remove_rate_windows};
-pub use reconcile::{Books, account_ids, advance_sums, all_books, books};
-pub use retention::{Batch, accounts_after, remove_ended_jobs};
+pub use reconcile::{Books, advance_sums, all_books, books};
+pub use retention::{Batch, remove_ended_jobs};
 pub use sqlx::{Error, PgPool};
 pub use stripe::{
-    NewEvent, StoredEvent, StoredGrant, add_customer, add_event, add_grant, add_payments, adopt, enter_event,
-    grant_of, inbox_page, join_reversal, link, linked, lock_balance, mark_event, purchases_of, reversals_of,
-    set_taken_back, stripe_event, tell, wait_for,
+    NewEvent, StoredEvent, StoredGrant, StoredReversal, add_customer, add_event, add_grant, add_payments,
+    adopt, enter_event, grant_of, inbox_page, join_reversal, link, linked, lock_balance, mark_event,
+    purchases_of, remove_events, reversals_of, set_taken_back, stripe_event, tell, wait_for,
 };
 pub use submit::{NewJob, SubmitTerms, Submitted, submit, waits_for_its_key};
 pub use tasks::{

@@ -1,7 +1,5 @@
 //! Whether the ledger adds up to the balance.
 
-use sqlx::PgPool;
-use tollgate_model::account::AccountId;
 use uuid::Uuid;
 
 use crate::{Result, TenantTx};
@@ -15,13 +13,6 @@ pub struct Books {
     pub held: (i64, i64),
     /// `owed` of both.
     pub owed: (i64, i64),
-}
-
-/// Up to `limit` accounts after `after`, in their order.
-pub async fn account_ids(pool: &PgPool, after: AccountId, limit: i32) -> Result<Vec<AccountId>> {
-    let ids =
-        sqlx::query_scalar!(r#"SELECT account_id AS "id!" FROM app.accounts_after($1, $2)"#, after.0, limit);
-    Ok(ids.fetch_all(pool).await?.into_iter().map(AccountId).collect())
 }
 
 /// Adds up to `limit` further entries below the id `until` to the account's sums: entries of that age are complete. Returns
@@ -59,18 +50,24 @@ pub async fn advance_sums(tx: &mut TenantTx, until: Uuid, limit: i64) -> Result<
 }
 
 /// The account's books. `None`: there is no such account. One statement, so that both sides are of one moment.
+///
+/// From where on to add up comes as a column: behind the wall, an expression (`coalesce`) is no bound of a walk, and each look read
+/// the whole ledger.
 pub async fn books(tx: &mut TenantTx) -> Result<Option<Books>> {
     sqlx::query!(
-        r#"SELECT b.posted - b.held AS "balance!", b.held, b.owed,
-                  coalesce(s.delta, 0) + l.delta AS "sum_delta!", coalesce(s.held, 0) + l.held AS "sum_held!",
-                  coalesce(s.owed, 0) + l.owed AS "sum_owed!"
-           FROM app.credit_balances b LEFT JOIN app.ledger_sums s ON s.account_id = b.account_id,
+        r#"WITH known AS MATERIALIZED (
+               SELECT b.posted - b.held AS balance, b.held, b.owed,
+                      coalesce(s.until, '00000000-0000-0000-0000-000000000000') AS until, coalesce(s.delta, 0) AS sum_delta,
+                      coalesce(s.held, 0) AS sum_held, coalesce(s.owed, 0) AS sum_owed
+               FROM app.credit_balances b LEFT JOIN app.ledger_sums s ON s.account_id = b.account_id
+               WHERE b.account_id = $1
+           )
+           SELECT balance AS "balance!", known.held AS "held!", known.owed AS "owed!",
+                  sum_delta + l.delta AS "sum_delta!", sum_held + l.held AS "sum_held!", sum_owed + l.owed AS "sum_owed!"
+           FROM known,
                 LATERAL (SELECT coalesce(sum(delta), 0)::bigint AS delta, coalesce(sum(held), 0)::bigint AS held,
                                 coalesce(sum(owed), 0)::bigint AS owed
-                         FROM app.credits_ledger
-                         WHERE account_id = $1
-                           AND id > coalesce(s.until, '00000000-0000-0000-0000-000000000000')) AS l
-           WHERE b.account_id = $1"#,
+                         FROM app.credits_ledger WHERE account_id = $1 AND id > known.until) AS l"#,
         tx.account().0,
     )
     .map(|row| Books {

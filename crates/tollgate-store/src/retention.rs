@@ -1,31 +1,10 @@
 //! What has ended long ago, and goes.
 
 use chrono::{DateTime, Utc};
-use tollgate_model::account::AccountId;
 use tollgate_model::job::JobStatus;
 use uuid::Uuid;
 
-use crate::tx::Tx;
 use crate::{Result, TenantTx};
-
-/// Up to `limit` accounts after `after` that have ever had a task, in their order: one walk from account to account.
-pub async fn accounts_after(tx: &mut impl Tx, after: AccountId, limit: i64) -> Result<Vec<AccountId>> {
-    let accounts = sqlx::query_scalar!(
-        r#"WITH RECURSIVE account AS (
-               SELECT $1::uuid AS account_id, 0::bigint AS nr
-               UNION ALL
-               SELECT (SELECT c.account_id FROM queue.lane_counts c WHERE c.account_id > account.account_id
-                       ORDER BY c.account_id LIMIT 1), account.nr + 1
-               FROM account WHERE account.account_id IS NOT NULL AND account.nr < $2
-           )
-           SELECT account_id AS "account_id!" FROM account WHERE nr > 0 AND account_id IS NOT NULL"#,
-        after.0,
-        limit,
-    )
-    .fetch_all(tx.connection())
-    .await?;
-    Ok(accounts.into_iter().map(AccountId).collect())
-}
 
 /// What one batch came upon.
 #[derive(Debug, Clone, PartialEq, Eq)]

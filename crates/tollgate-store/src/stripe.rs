@@ -4,10 +4,10 @@ mod book;
 mod inbox;
 
 pub use book::{
-    StoredGrant, add_customer, add_event, add_grant, add_payments, grant_of, join_reversal, lock_balance,
-    purchases_of, reversals_of, set_taken_back,
+    StoredGrant, StoredReversal, add_customer, add_event, add_grant, add_payments, grant_of, join_reversal,
+    lock_balance, purchases_of, reversals_of, set_taken_back,
 };
 pub use inbox::{
-    NewEvent, StoredEvent, adopt, enter_event, inbox_page, link, linked, mark_event, stripe_event, tell,
-    wait_for,
+    NewEvent, StoredEvent, adopt, enter_event, inbox_page, link, linked, mark_event, remove_events,
+    stripe_event, tell, wait_for,
 };

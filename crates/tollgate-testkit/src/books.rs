@@ -7,8 +7,9 @@ use crate::TestApp;
 /// Each finds what must not be, whatever happened before, and says of whom.
 const FORBIDDEN: [(&str, &str); 9] = [
     (
-        "a balance below zero, or one that holds more than there is",
-        "SELECT to_jsonb(b)::text FROM app.credit_balances b WHERE NOT (posted >= held AND held >= 0 AND owed >= 0)",
+        "a balance below zero, or one that holds more than there is, or of who could pay what he owes",
+        "SELECT to_jsonb(b)::text FROM app.credit_balances b
+         WHERE NOT (posted >= held AND held >= 0 AND owed >= 0) OR owed > 0 AND posted > held",
     ),
     (
         "a balance that is not the sum of its ledger",

@@ -40,7 +40,7 @@ pub use grants::Grants;
 pub use guard::{Call, Guard, HeldBack, Leave, Pass};
 pub use held::HeldLease;
 pub use images::Images;
-pub use upkeep::upkeep;
+pub use upkeep::{Keep, upkeep};
 pub use work::Work;
 
 /// What the last statements of a process may take.

@@ -5,131 +5,151 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
-use tollgate_domain::retention::{self, Progress};
-use tollgate_domain::{Database, guard, once, queue, rate_limits, reconcile};
-use tollgate_model::account::AccountId;
+use tollgate_domain::retention::{self, Progress, Removed};
+use tollgate_domain::{Database, Result, forget, guard, queue, reconcile, stripe};
 use tollgate_model::guard::circuit::State;
 use tollgate_model::guard::class::GuardConfig;
 use tollgate_model::guard::status::{GuardStatus, named};
 use tollgate_model::queue::QueueName;
-use uuid::Uuid;
 
 use crate::backoff::{Backoff, in_time, jitter};
 use crate::images::Images;
 
-/// While there is more to remove, this many times the time it took is left to others.
+/// A round is followed by this many times the time it took, which is left to others.
 const REST: u32 = 4;
 /// Between two looks at every account, where little is kept for long.
 const LOOKS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(15);
 /// A process that has just started is not kept from that for so long.
 const FIRST_LOOK: Duration = Duration::from_mins(1);
-
-/// Between two times at which the windows of rate limits are gone through, and between two parts of that.
-const FORGETTING_WINDOWS: Duration = Duration::from_hours(1);
-const REST_BETWEEN_ACCOUNTS: Duration = Duration::from_secs(5);
+/// From one look at some accounts' ledgers to the next.
+const BOOKS: Duration = Duration::from_secs(2);
+/// From one look for what some accounts need no more to the next.
+const FORGETTING: Duration = Duration::from_mins(1);
 
 /// Between two counts of what waits.
 const COUNTS: Duration = Duration::from_secs(5);
 /// Counting may take up this part of the time, and no more: it costs more the more accounts there are.
 const COUNTING_SHARE: u32 = 20;
 
-/// Keeps things up until it is dropped. `keep`: how long a job is kept after its end; `None`: for ever. An image goes with
-/// the last job that has it.
+/// How long things are kept; `None`: for ever.
+#[derive(Debug, Clone, Copy)]
+pub struct Keep {
+    /// A job, from its end on. An image goes with the last job that has it.
+    pub jobs: Option<Duration>,
+    /// An event of Stripe's, from when it came on, once nothing is left to do about it.
+    pub stripe_events: Option<Duration>,
+}
+
+/// Keeps things up until it is dropped.
 pub async fn upkeep(
     db: Database,
-    keep: Option<Duration>,
+    keep: Keep,
     images: Images,
     guards: GuardConfig,
     breaker_enabled: watch::Receiver<bool>,
 ) {
     tokio::join!(
-        retain(&db, keep, &images),
+        retain(&db, keep.jobs, &images),
+        forget_events(&db, keep.stripe_events),
         count(&db),
         show_guards(&db, &guards, &breaker_enabled),
         reconcile(&db),
-        forget_answers(&db),
-        forget_rate_windows(&db),
+        forget(&db),
     );
+}
+
+/// The turns of one that does a little, again and again. Each pause is drawn anew, so that many workers do not do the same in
+/// step.
+struct Turns {
+    database: Backoff,
+    pause: Duration,
+    began: Instant,
+}
+
+impl Turns {
+    fn new(what: &'static str, db: &Database, first: Duration) -> Self {
+        Self { database: Backoff::new(what, db), pause: first, began: Instant::now() }
+    }
+
+    async fn next(&mut self) {
+        sleep(self.pause.mul_f64(0.5 + jitter())).await;
+        self.began = Instant::now();
+    }
+
+    /// What came of it: how long the next turn may wait, or an error, after which it is tried again soon.
+    async fn ended(&mut self, turn: Result<Duration>) {
+        match turn {
+            Ok(pause) => {
+                self.database.succeeded();
+                self.pause = pause.max(self.began.elapsed() * REST);
+            }
+            Err(error) => self.database.failed(&error).await,
+        }
+    }
+}
+
+/// How often to look for what has been kept for long enough: it is kept for up to a hundredth longer than it must be.
+fn look(keep: Duration) -> Duration {
+    (keep / 100).clamp(*LOOKS.start(), *LOOKS.end())
 }
 
 /// Not a part of the sweep, which must come round in time: a long list of old jobs keeps nobody but this loop.
 async fn retain(db: &Database, keep: Option<Duration>, images: &Images) {
     metrics::counter!("tollgate_jobs_removed_total").increment(0);
     let Some(keep) = keep else { return };
-    let mut database = Backoff::new("removing old jobs", db);
     let mut progress = Progress::default();
-    // A job is kept for up to a hundredth longer than it must be.
-    let look = (keep / 100).clamp(*LOOKS.start(), *LOOKS.end());
-    let mut pause = look.min(FIRST_LOOK);
+    let mut turns = Turns::new("removing old jobs", db, look(keep).min(FIRST_LOOK));
     loop {
-        // Drawn anew each time, so that many workers do not go through the accounts in step.
-        sleep(pause.mul_f64(0.5 + jitter())).await;
-        let began = Instant::now();
-        match in_time(retention::round(db, keep, &mut progress)).await {
-            Ok(removed) => {
-                database.succeeded();
-                if removed.jobs > 0 {
-                    tracing::debug!(jobs = removed.jobs, more = removed.more, "removed old jobs");
-                }
-                pause = if removed.more { began.elapsed() * REST } else { look };
-            }
-            Err(error) => database.failed(&error).await,
-        }
+        turns.next().await;
+        let removed = in_time(retention::round(db, keep, &mut progress)).await;
         images.remove(progress.take_outside()).await;
+        let pause = removed.map(|Removed { jobs, more }| {
+            if jobs > 0 {
+                tracing::debug!(jobs, more, "removed old jobs");
+            }
+            if more { Duration::ZERO } else { look(keep) }
+        });
+        turns.ended(pause).await;
     }
 }
 
-/// From one look at some accounts' ledgers to the next.
-const BOOKS: Duration = Duration::from_secs(2);
+async fn forget_events(db: &Database, keep: Option<Duration>) {
+    let Some(keep) = keep else { return };
+    let mut turns = Turns::new("forgetting events of Stripe's", db, look(keep).min(FIRST_LOOK));
+    loop {
+        turns.next().await;
+        let more = in_time(stripe::forget(db, keep)).await;
+        turns.ended(more.map(|more| if more { Duration::ZERO } else { look(keep) })).await;
+    }
+}
 
 async fn reconcile(db: &Database) {
     metrics::gauge!("tollgate_ledger_drift_credits").set(0.0);
     metrics::counter!("tollgate_ledger_accounts_checked_total").increment(0);
-    let mut database = Backoff::new("reconciling ledgers", db);
     let mut progress = reconcile::Progress::default();
-    let mut pause = BOOKS;
+    let mut turns = Turns::new("reconciling ledgers", db, BOOKS);
     loop {
-        sleep(pause.mul_f64(0.5 + jitter())).await;
-        let began = Instant::now();
-        match in_time(reconcile::round(db, &mut progress)).await {
-            Ok(_) => {
-                database.succeeded();
-                metrics::gauge!("tollgate_ledger_drift_credits").set(progress.drift() as f64);
-            }
-            Err(error) => database.failed(&error).await,
+        turns.next().await;
+        let looked = in_time(reconcile::round(db, &mut progress)).await;
+        if looked.is_ok() {
+            metrics::gauge!("tollgate_ledger_drift_credits").set(progress.drift() as f64);
         }
-        pause = BOOKS.max(began.elapsed() * REST);
+        turns.ended(looked.map(|()| BOOKS)).await;
     }
 }
 
-/// From one look for answers that nobody can ask for again to the next.
-const ANSWERS: Duration = Duration::from_mins(1);
-
-async fn forget_answers(db: &Database) {
-    let mut database = Backoff::new("forgetting answers", db);
+async fn forget(db: &Database) {
     let mut after = None;
+    let mut turns = Turns::new("forgetting what accounts need no more", db, FORGETTING);
     loop {
-        sleep(ANSWERS.mul_f64(0.5 + jitter())).await;
-        match in_time(once::forget_expired(db, &mut after)).await {
-            Ok(()) => database.succeeded(),
-            Err(error) => database.failed(&error).await,
-        }
-    }
-}
-
-async fn forget_rate_windows(db: &Database) {
-    let mut database = Backoff::new("forgetting old rate limit windows", db);
-    let mut after = AccountId(Uuid::nil());
-    loop {
-        let pause = if after.0.is_nil() { FORGETTING_WINDOWS } else { REST_BETWEEN_ACCOUNTS };
-        sleep(pause.mul_f64(0.5 + jitter())).await;
-        match in_time(rate_limits::forget(db, after)).await {
-            Ok(next) => {
-                database.succeeded();
-                after = next.unwrap_or(AccountId(Uuid::nil()));
-            }
-            Err(error) => database.failed(&error).await,
-        }
+        turns.next().await;
+        let next = in_time(forget::round(db, after)).await;
+        turns
+            .ended(next.map(|next| {
+                after = next;
+                FORGETTING
+            }))
+            .await;
     }
 }
 
@@ -155,7 +175,7 @@ async fn count(db: &Database) {
 }
 
 /// From one time to the next at which latencies are forgotten that are too old to count.
-const FORGETTING: Duration = Duration::from_mins(10);
+const LATENCIES: Duration = Duration::from_mins(10);
 
 /// What alerts look at (SPEC A7), and dashboards.
 async fn show_guards(db: &Database, guards: &GuardConfig, breaker_enabled: &watch::Receiver<bool>) {
@@ -163,7 +183,7 @@ async fn show_guards(db: &Database, guards: &GuardConfig, breaker_enabled: &watc
     let mut forget_at = Instant::now();
     loop {
         if Instant::now() >= forget_at {
-            forget_at = Instant::now() + FORGETTING;
+            forget_at = Instant::now() + LATENCIES;
             if let Err(error) = in_time(guard::forget_latencies(db, guards)).await {
                 tracing::debug!(%error, "could not forget how long calls took that nobody makes any more");
             }

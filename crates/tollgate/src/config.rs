@@ -105,6 +105,8 @@ pub(crate) struct Config {
     pub webhook_tolerance_sec: u64,
     pub stripe_api_key: Option<SecretString>,
     pub stripe_api_base: url::Url,
+    #[serde(deserialize_with = "retention")]
+    pub stripe_event_retention: Option<Duration>,
     pub tollgate_data_dir: Option<PathBuf>,
     pub tollgate_url: Option<String>,
     pub tollgate_api_key: Option<SecretString>,
@@ -261,6 +263,7 @@ impl Config {
         }
         self.check_images()?;
         self.stripe_secrets()?;
+        self.check_stripe_events()?;
         self.submission_rules().map(drop)
     }
 

@@ -23,7 +23,7 @@ use tollgate_model::image::DEFAULT_SIZE;
 use tollgate_model::pricing::Expectation;
 use tollgate_model::queue::QueuePolicy;
 use tollgate_outbound::{OpenAi, OpenAiConfig, Provider};
-use tollgate_worker::{Generation, Grants, Guard, Images, Worker, WorkerConfig, upkeep};
+use tollgate_worker::{Generation, Grants, Guard, Images, Keep, Worker, WorkerConfig, upkeep};
 use url::Url;
 use uuid::Uuid;
 
@@ -189,7 +189,8 @@ pub(crate) async fn run_worker(
         tracing::info!(queue = queue.as_str(), concurrency, "worker started");
     }
     lines.spawn(billing_worker(config, &db).await?.run(shutdown.clone()));
-    beside.spawn(upkeep(db.clone(), config.job_retention, images, config.guard.clone(), enabled));
+    let keep = Keep { jobs: config.job_retention, stripe_events: config.stripe_event_retention };
+    beside.spawn(upkeep(db.clone(), keep, images, config.guard.clone(), enabled));
     ready()?;
     let work = async {
         lines.join_all().await;

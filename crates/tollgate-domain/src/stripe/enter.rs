@@ -11,7 +11,7 @@ use tollgate_model::stripe::inbox::EventState;
 use tollgate_model::stripe::rates::CreditRates;
 use tollgate_model::stripe::reading::{Event, Fact};
 use tollgate_store as store;
-use tollgate_store::{StoredGrant, TenantTx};
+use tollgate_store::{StoredGrant, StoredReversal, TenantTx};
 
 use super::{QUEUE, let_go};
 use crate::ids::new_id;
@@ -74,7 +74,11 @@ pub async fn enter(db: &Database, task: &ClaimedTask, rates: &CreditRates, ttl: 
     if let Some(customer) = event.customer.as_ref().filter(is_ours) {
         store::add_customer(&mut tx, customer).await?;
     }
-    let moves = settle(&mut tx, &event.fact, bought).await?;
+    let Settlement { moves, problem } = settle(&mut tx, &event.fact, bought).await?;
+    let (state, words) = match problem {
+        Some(problem) => (EventState::NeedsAttention, Some(problem)),
+        None => (state, words),
+    };
     let credits = moves.iter().map(|moved| moved.credits).sum();
     let entered = store::add_event(&mut tx, &event.id, &event.kind, credits).await?;
     if !entered && !moves.is_empty() {
@@ -122,16 +126,24 @@ struct Moved {
     credits: i64,
 }
 
+/// What became of a fact.
+#[derive(Default)]
+struct Settlement {
+    moves: Vec<Moved>,
+    /// What could not be entered, and an operator has to see to; in words.
+    problem: Option<String>,
+}
+
 /// Adds the fact to the books, and brings the credits of each purchase that it is about in line with them.
-async fn settle(tx: &mut TenantTx, fact: &Fact, bought: Option<Bought>) -> Result<Vec<Moved>> {
-    let mut moves = Vec::new();
+async fn settle(tx: &mut TenantTx, fact: &Fact, bought: Option<Bought>) -> Result<Settlement> {
+    let mut settled = Settlement::default();
     let purchases = match fact {
         Fact::Bought(purchase) => {
             store::add_payments(tx, &purchase.object, &purchase.payments).await?;
             if let Some(bought) = bought
                 && store::add_grant(tx, purchase, bought).await?
             {
-                moves.push(post(tx, &purchase.object, bought.credits).await?);
+                settled.moves.push(post(tx, &purchase.object, bought.credits).await?);
             }
             vec![purchase.object.clone()]
         }
@@ -139,23 +151,32 @@ async fn settle(tx: &mut TenantTx, fact: &Fact, bought: Option<Bought>) -> Resul
             store::add_payments(tx, purchase, payments).await?;
             vec![purchase.clone()]
         }
-        Fact::Reversed { reversal, payment, what } => {
-            store::join_reversal(tx, payment, reversal, *what).await?;
+        Fact::Reversed { reversal, payment, currency, what } => {
+            store::join_reversal(tx, payment, reversal, currency.as_deref(), *what).await?;
             store::purchases_of(tx, payment).await?
         }
         Fact::Nothing | Fact::Links | Fact::ByHand(_) => Vec::new(),
     };
     for purchase in purchases {
-        let Some(StoredGrant { bought, taken_back }) = store::grant_of(tx, &purchase).await? else {
+        let Some(StoredGrant { bought, currency, taken_back }) = store::grant_of(tx, &purchase).await? else {
             continue;
         };
-        let now = bought.taken_back(store::reversals_of(tx, &purchase).await?);
+        let reversals = store::reversals_of(tx, &purchase).await?;
+        let is_comparable = |other: &StoredReversal| other.currency.as_ref().is_none_or(|of| *of == currency);
+        let (counted, foreign): (Vec<_>, Vec<_>) = reversals.into_iter().partition(is_comparable);
+        if let Some(StoredReversal { id, currency: Some(theirs), .. }) = foreign.first() {
+            settled.problem = Some(format!(
+                "{id} takes money back in `{theirs}`, but {purchase} was paid in `{currency}`: nobody knows how much of it \
+                 that is, and none of its credits were taken back; settle it with the customer"
+            ));
+        }
+        let now = bought.taken_back(counted.into_iter().map(|reversal| reversal.what));
         if now != taken_back {
             store::set_taken_back(tx, &purchase, now).await?;
-            moves.push(post(tx, &purchase, taken_back - now).await?);
+            settled.moves.push(post(tx, &purchase, taken_back - now).await?);
         }
     }
-    Ok(moves)
+    Ok(settled)
 }
 
 async fn post(tx: &mut TenantTx, purchase: &str, credits: i64) -> Result<Moved> {

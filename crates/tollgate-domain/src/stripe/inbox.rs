@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use serde_json::value::RawValue;
 use tollgate_model::account::AccountId;
@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::{QUEUE, enqueue, let_go};
 use crate::ids::new_id;
 use crate::waker::wake_workers;
-use crate::{Database, Error, Result, accounts, audit};
+use crate::{Database, Error, Result, accounts, audit, ids};
 
 /// What became of an event that came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,6 +166,24 @@ pub async fn begin_to_reconcile(db: &Database, actor: Actor, span: Duration) -> 
     audit::record_for_all(&mut tx, actor, Action::StripeReconciled, "stripe:events", &detail).await?;
     tx.commit().await?;
     Ok(since)
+}
+
+/// Events that one statement removes, of each state.
+const BATCH: i64 = 500;
+
+/// Removes some events that came longer than `keep` ago, and of which nothing is left to do. `true`: there may be more.
+///
+/// The row goes whole. It is there so that no event is taken in twice, and Stripe sends or shows none that is older than 30
+/// days, less than `keep` is let be; and what an event has come to stands in its account's books, which know it by its id.
+pub async fn forget(db: &Database, keep: Duration) -> Result<bool> {
+    let mut alone = Alone::acquire(db.pool()).await?;
+    let now = alone.now().await?;
+    let Some(until) = TimeDelta::from_std(keep).ok().and_then(|keep| now.checked_sub_signed(keep)) else {
+        return Ok(false);
+    };
+    let before = ids::first_id_of(until);
+    let removed = store::remove_events(&mut alone, &EventState::ENDED, before, BATCH).await?;
+    Ok(removed >= BATCH.unsigned_abs())
 }
 
 /// Events, newest first: up to `limit` of those that came before the one at `before`.

@@ -40,6 +40,10 @@ impl EventState {
         Self::NeedsAttention,
     ];
 
+    /// Those of which nothing is left to do. An event in another one stays until it is in one of these, whoever has to see to
+    /// that.
+    pub const ENDED: [Self; 2] = [Self::Processed, Self::Ignored];
+
     /// The name that is stored and shown.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -79,6 +79,8 @@ pub enum Fact {
         reversal: String,
         /// The payment.
         payment: String,
+        /// The currency of the amount, if it is said: a bank may dispute in another one than was paid in.
+        currency: Option<String>,
         /// How much, and whether it is gone.
         what: Reversal,
     },
@@ -240,11 +242,11 @@ impl Said<'_> {
                 let payment = self.id("payment_intent").unwrap_or_else(|| charge.clone());
                 let what =
                     Reversal { amount: self.amount("amount_refunded"), withdrawn: true, returned: false };
-                reversed(payment, charge, what)
+                self.reversed(payment, charge, what)
             }
             (_, Some(dispute)) if kind.starts_with("charge.dispute.") && KINDS.contains(&kind) => {
                 let what = self.dispute(kind);
-                self.payment().map_or_else(nothing, |payment| reversed(payment, dispute, what))
+                self.payment().map_or_else(nothing, |payment| self.reversed(payment, dispute, what))
             }
             ("refund.failed", Some(refund)) => {
                 let words = format!(
@@ -317,6 +319,12 @@ impl Said<'_> {
         (amount > 0).then_some(Purchase { object, amount, currency, credits, payments })
     }
 
+    /// It is its payment by which it is known whose it is: a customer may buy for several accounts, and other things as well.
+    fn reversed(&self, payment: String, reversal: String, what: Reversal) -> About {
+        let currency = id_like(&self.object["currency"]);
+        (vec![Clue::Object(payment.clone())], vec![], Fact::Reversed { reversal, payment, currency, what })
+    }
+
     fn dispute(&self, kind: &str) -> Reversal {
         let status = self.object["status"].as_str().unwrap_or_default();
         let (withdrawn, returned) = match kind {
@@ -328,11 +336,6 @@ impl Said<'_> {
         };
         Reversal { amount: self.amount("amount"), withdrawn, returned }
     }
-}
-
-/// It is its payment by which it is known whose it is: a customer may buy for several accounts, and other things as well.
-fn reversed(payment: String, reversal: String, what: Reversal) -> About {
-    (vec![Clue::Object(payment.clone())], vec![], Fact::Reversed { reversal, payment, what })
 }
 
 fn named(metadata: &Value) -> Option<Clue> {

@@ -79,20 +79,27 @@ pub async fn add_payments(tx: &mut TenantTx, purchase: &str, payments: &[String]
 }
 
 /// Joins what an event says of a reversal with what is known of it.
-pub async fn join_reversal(tx: &mut TenantTx, payment: &str, reversal: &str, what: Reversal) -> Result<()> {
+pub async fn join_reversal(
+    tx: &mut TenantTx,
+    payment: &str,
+    reversal: &str,
+    currency: Option<&str>,
+    what: Reversal,
+) -> Result<()> {
     let account = tx.account().0;
     sqlx::query!(
-        "INSERT INTO app.stripe_reversals AS r (account_id, payment_id, reversal_id, amount, withdrawn, returned)
-         VALUES ($1, $2, $3, greatest($4::bigint, 0), $5, $6)
+        "INSERT INTO app.stripe_reversals AS r (account_id, payment_id, reversal_id, amount, withdrawn, returned, currency)
+         VALUES ($1, $2, $3, greatest($4::bigint, 0), $5, $6, $7)
          ON CONFLICT (account_id, payment_id, reversal_id) DO UPDATE
          SET amount = greatest(r.amount, excluded.amount), withdrawn = r.withdrawn OR excluded.withdrawn,
-             returned = r.returned OR excluded.returned",
+             returned = r.returned OR excluded.returned, currency = coalesce(r.currency, excluded.currency)",
         account,
         payment,
         reversal,
         what.amount,
         what.withdrawn,
         what.returned,
+        currency,
     )
     .execute(tx.conn())
     .await?;
@@ -112,10 +119,12 @@ pub async fn purchases_of(tx: &mut TenantTx, payment: &str) -> Result<Vec<String
 }
 
 /// A purchase as it was granted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredGrant {
     /// What was bought.
     pub bought: Bought,
+    /// What it was paid in.
+    pub currency: String,
     /// How much of it has been taken back so far.
     pub taken_back: i64,
 }
@@ -124,30 +133,46 @@ pub struct StoredGrant {
 pub async fn grant_of(tx: &mut TenantTx, purchase: &str) -> Result<Option<StoredGrant>> {
     let account = tx.account().0;
     sqlx::query!(
-        "SELECT amount, credits, taken_back FROM app.stripe_grants WHERE account_id = $1 AND object_id = $2",
+        "SELECT amount, currency, credits, taken_back FROM app.stripe_grants WHERE account_id = $1 AND object_id = $2",
         account,
         purchase,
     )
     .map(|row| StoredGrant {
         bought: Bought { amount: row.amount, credits: row.credits },
+        currency: row.currency,
         taken_back: row.taken_back,
     })
     .fetch_optional(tx.conn())
     .await
 }
 
+/// A reversal of a purchase's payment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredReversal {
+    /// The charge, for its refunds; or the dispute.
+    pub id: String,
+    /// The currency of the amount; `None`: Stripe did not say.
+    pub currency: Option<String>,
+    /// How much, and whether it is gone.
+    pub what: Reversal,
+}
+
 /// All that was taken back of a purchase's payments.
-pub async fn reversals_of(tx: &mut TenantTx, purchase: &str) -> Result<Vec<Reversal>> {
+pub async fn reversals_of(tx: &mut TenantTx, purchase: &str) -> Result<Vec<StoredReversal>> {
     let account = tx.account().0;
-    sqlx::query_as!(
-        Reversal,
-        "SELECT r.amount, r.withdrawn, r.returned
-         FROM app.stripe_payments p, LATERAL (SELECT amount, withdrawn, returned FROM app.stripe_reversals
+    sqlx::query!(
+        "SELECT r.reversal_id, r.currency, r.amount, r.withdrawn, r.returned
+         FROM app.stripe_payments p, LATERAL (SELECT * FROM app.stripe_reversals
                                               WHERE account_id = $1 AND payment_id = p.payment_id OFFSET 0) AS r
          WHERE p.account_id = $1 AND p.object_id = $2",
         account,
         purchase,
     )
+    .map(|row| StoredReversal {
+        id: row.reversal_id,
+        currency: row.currency,
+        what: Reversal { amount: row.amount, withdrawn: row.withdrawn, returned: row.returned },
+    })
     .fetch_all(tx.conn())
     .await
 }

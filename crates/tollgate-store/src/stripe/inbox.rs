@@ -152,6 +152,30 @@ pub async fn mark_event(tx: &mut TenantTx, id: Uuid, state: EventState, error: O
     Ok(())
 }
 
+/// Removes up to `limit` events of each of these states that came before the one at `before` would have: their payloads hold
+/// what is known of people. Returns how many. The state is a bound, as in [`inbox_page`].
+pub async fn remove_events(
+    alone: &mut Alone,
+    states: &[EventState],
+    before: Uuid,
+    limit: i64,
+) -> Result<u64> {
+    let states: Vec<&str> = states.iter().map(|state| state.as_str()).collect();
+    let done = sqlx::query!(
+        "DELETE FROM billing.stripe_events WHERE ctid = ANY (ARRAY(
+             SELECT old.row FROM unnest($1::text[]) AS handled (state),
+                    LATERAL (SELECT e.ctid AS row FROM billing.stripe_events e
+                             WHERE e.state >= handled.state AND (e.state, e.id) < (handled.state, $2)
+                             ORDER BY e.state, e.id LIMIT $3 FOR UPDATE SKIP LOCKED) AS old))",
+        &states as _,
+        before,
+        limit,
+    )
+    .execute(alone.connection())
+    .await?;
+    Ok(done.rows_affected())
+}
+
 /// Whose the object is; `None`: nobody knows.
 pub async fn linked(tx: &mut TenantTx, object: &str) -> Result<Option<AccountId>> {
     let account =
@@ -176,7 +200,8 @@ pub async fn link(tx: &mut TenantTx, object: &str) -> Result<()> {
 }
 
 /// Events, newest first: up to `limit` of those that came before `before`, in one state or in any. To each its walk along an
-/// index of its own.
+/// index of its own: the state is said as a bound, since a plan that knew it as one value would walk along all events' ids and
+/// look for it.
 pub async fn inbox_page(
     alone: &mut Alone,
     state: Option<EventState>,
@@ -189,7 +214,8 @@ pub async fn inbox_page(
             sqlx::query_as!(
                 EventRow,
                 "SELECT id, event_id, type AS event_type, created, received_at, livemode, state, account_id, customer, error
-                 FROM billing.stripe_events WHERE state = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
+                 FROM billing.stripe_events WHERE state >= $1 AND (state, id) < ($1, $2)
+                 ORDER BY state DESC, id DESC LIMIT $3",
                 state.as_str(),
                 before,
                 limit,

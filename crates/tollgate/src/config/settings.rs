@@ -212,6 +212,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "The key by which `tollgate stripe reconcile` reads events from Stripe: a restricted one that may read events will do.",
     ),
     set("STRIPE_API_BASE", "https://api.stripe.com", "Where it reads them."),
+    set(
+        "STRIPE_EVENT_RETENTION",
+        "90d",
+        "Events of Stripe's that are entered, or say nothing about credits, are removed so long after they came: they hold what is known of people. At least `31d`, since Stripe may send an event again for 30 days; `0` or `off`: never. Those that wait for somebody to act stay.",
+    ),
     unset(
         "TOLLGATE_DATA_DIR",
         "Where `dev` keeps its PostgreSQL and its key. Unset: `~/.local/share/tollgate`, or `/var/lib/tollgate/dev` for root.",

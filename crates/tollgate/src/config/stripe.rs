@@ -17,6 +17,17 @@ impl Config {
         secrets.transpose().map_err(|error| ConfigError(format!("`stripe_webhook_secret` {error}")))
     }
 
+    /// As long as Stripe may send an event again, it must be known that it came.
+    pub(super) fn check_stripe_events(&self) -> Result<(), ConfigError> {
+        if self.stripe_event_retention.is_some_and(|keep| keep < Duration::from_hours(31 * 24)) {
+            return Err(ConfigError(
+                "`stripe_event_retention` must be at least 31d, or 0 for ever: Stripe may send an event again for 30 days"
+                    .into(),
+            ));
+        }
+        Ok(())
+    }
+
     /// How old a signature may be.
     pub(crate) fn webhook_tolerance(&self) -> Duration {
         Duration::from_secs(self.webhook_tolerance_sec)
@@ -55,6 +66,9 @@ mod tests {
         assert_eq!((usd(&config), config.billing_policy().concurrency), (None, 2));
         assert_eq!(config.webhook_tolerance(), Duration::from_mins(5));
         assert!(config.stripe_secrets().unwrap().is_none());
+        assert_eq!(config.stripe_event_retention, Some(Duration::from_hours(90 * 24)));
+        let never = [("STRIPE_EVENT_RETENTION", "0")];
+        assert_eq!(read("", &never).unwrap().stripe_event_retention, None);
     }
 
     #[test]
@@ -65,6 +79,7 @@ mod tests {
             ("", &[("Q_BILLING_GRANT_CONCURRENCY", "0")], "q_billing_grant_concurrency"),
             ("", &[("STRIPE", "{")], "STRIPE"),
             ("", &[("STRIPE_API_BASE", "here")], "stripe_api_base"),
+            ("", &[("STRIPE_EVENT_RETENTION", "30d")], "at least 31d"),
             ("[stripe.credits_per_unit]\nUSD = 10", &[], "USD"),
         ] {
             let error = read(file, environment).unwrap_err();

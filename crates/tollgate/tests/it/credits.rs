@@ -362,13 +362,19 @@ async fn what_is_taken_back_leaves_what_is_held_and_the_rest_is_owed() {
     till.submit_plain(&job("a", 1)).await.refused(402, "insufficient_credits");
     let run = hand.claim().await;
     hand.succeed(&run, 10).await;
-    // 20 are free again. They are not taken for what is owed: a grant pays that, first of all.
-    assert_eq!(has(&till).await, (40, 20, 30));
+    // 20 are free again, and so are the other 20: both pay what is owed, and what is left may be spent.
+    assert_eq!(has(&till).await, (20, 20, 10));
+    assert_eq!(entries(&app, run.task.lease.task).await[1], entry("confirm", 0, -30, 10, -20));
+    till.submit_plain(&job("a", 1)).await.refused(402, "insufficient_credits");
     hand.fail_one().await;
-    assert_eq!(has(&till).await, (40, 0, 30));
+    assert_eq!(has(&till).await, (10, 0, 0));
+    till.submit_plain(&job("a", 10)).await.job();
+    assert_eq!(take_back(&app, account, 5).await, Balance::new(10, 10, 5));
     let operator = operator(&app).await;
-    assert_eq!(accounts::grant(&operator, account, 31, "pays").await.unwrap(), Balance::new(41, 0, 0));
-    assert_eq!(take_back(&app, account, 41).await, Balance::new(0, 0, 0));
-    assert_eq!(take_back(&app, account, 1).await, Balance::new(0, 0, 1));
+    assert_eq!(accounts::grant(&operator, account, 6, "pays").await.unwrap(), Balance::new(11, 10, 0));
+    assert_eq!(take_back(&app, account, 8).await, Balance::new(10, 10, 7));
+    // The hold of a failed job pays as well.
+    hand.fail_one().await;
+    assert_eq!(has(&till).await, (3, 0, 0));
     app.assert_books().await;
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use reqwest::Method;
 use sqlx::{AssertSqlSafe, PgPool};
-use tollgate_domain::{Role, accounts};
+use tollgate_domain::reconcile::{self, Drift, Progress};
+use tollgate_domain::{Database, Role, accounts};
 use tollgate_model::key::Scope;
 use tollgate_testkit::TestApp;
 use uuid::Uuid;
@@ -73,6 +74,7 @@ async fn no_role_changes_or_removes_an_entry_and_none_adds_one_that_does_not_bal
             "UPDATE app.credit_balances SET held = posted + 1",
             "UPDATE app.credit_balances SET held = -1",
             "UPDATE app.credit_balances SET owed = -1",
+            "UPDATE app.credit_balances SET owed = 1",
         ] {
             assert_eq!(say(&pool, &account, sql).await, Err("23514".to_owned()), "{role:?}: {sql}");
         }
@@ -92,7 +94,8 @@ async fn no_role_changes_or_removes_an_entry_and_none_adds_one_that_does_not_bal
             (7, -7, 0, 0, 7, "confirm"),
             (-7, 7, 0, 0, 0, "confirm"),
             (8, -7, -1, 0, 0, "confirm"),
-            (0, -7, 6, -1, 0, "confirm"),
+            (-1, -7, 6, -2, 0, "confirm"),
+            (-1, -7, 0, -8, 0, "refund"),
             (1, -7, 5, 0, 0, "confirm"),
             (10, 0, 0, 0, 10, "gift"),
             (10, 0, 0, 0, 10, ""),
@@ -190,4 +193,44 @@ async fn an_account_reads_its_own_ledger_and_no_other() {
         ask("sk_live_nothing").await.refused(401, "unauthorized");
     }
     app.assert_books().await;
+}
+
+/// What a round of the reconciler says, and what one of everything does: of balance, held and owed.
+#[tokio::test]
+async fn books_that_do_not_add_up_are_found_out() {
+    let app = TestApp::start(BINARY, priced(0, &[])).await;
+    let (account, till) = open(&app, 70).await;
+    till.submit_plain(&job("a", 7)).await.job();
+    // An entry of long ago is added up once.
+    app.change(&format!(
+        "INSERT INTO app.credits_ledger (account_id, id, delta, granted, reason)
+             VALUES ('{account}', '01900000-0000-7000-8000-000000000000', 5, 5, 'adjustment');
+         UPDATE app.credit_balances SET posted = posted + 5 WHERE account_id = '{account}'"
+    ))
+    .await;
+    let url = app.db.role_url(Role::Worker);
+    let worker = Database::connect(&url, Role::Worker, 1, true).await.unwrap();
+    let operator = operator(&app).await;
+    let mut progress = Progress::default();
+    for (planted, balance, held, owed) in [
+        ("posted = posted", 0, 0, 0),
+        ("posted = posted + 2", 2, 0, 0),
+        ("posted = posted + 2, held = held + 3", -1, 3, 0),
+        ("posted = held, owed = 4", -68, 0, 4),
+        ("posted = 75, held = 7, owed = 0", 0, 0, 0),
+    ] {
+        let sql = format!("UPDATE app.credit_balances SET {planted} WHERE account_id = '{account}'");
+        app.change(&sql).await;
+        reconcile::round(&worker, &mut progress).await.unwrap();
+        let all = [balance, held, owed].into_iter().map(i64::unsigned_abs).sum::<u64>();
+        assert_eq!(progress.drift(), all, "{planted}");
+        let expected = Drift { account_id: account, balance, held, owed };
+        let expected = Some(expected).filter(|_| all > 0).into_iter().collect::<Vec<_>>();
+        assert_eq!(reconcile::all(&operator, None).await.unwrap(), (2, expected), "{planted}");
+        app.change(&format!(
+            "UPDATE app.credit_balances SET posted = 75, held = 7, owed = 0 WHERE account_id = '{account}'"
+        ))
+        .await;
+    }
+    assert_eq!(app.number("SELECT count(*) FROM app.ledger_sums WHERE delta = 5").await, 1);
 }

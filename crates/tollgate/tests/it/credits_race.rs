@@ -290,7 +290,7 @@ async fn churn(
         accounts::grant(operator, account, 1, "more").await?;
     }
     for new in new {
-        jobs::cancel(api, account, new.id, None, |_| Answer::new(200, &())).await?;
+        jobs::cancel(api, account, new.id, None, |_| Ok(Answer::new(200, &())?)).await?;
     }
     Ok(())
 }
@@ -376,17 +376,31 @@ async fn the_limit_of_one_key_is_no_limit_of_anothers() {
     app.assert_books().await;
 }
 
-/// The worker's role may forget what nobody can ask for again, and nothing else.
+/// The worker's role may forget what nobody can ask for again, and nothing else; of accounts without a task, too.
 #[tokio::test]
-async fn answers_that_have_expired_are_forgotten() {
+async fn what_nobody_asks_for_any_more_is_forgotten() {
     let app = TestApp::start(BINARY, priced(0, &[])).await;
+    app.open_account().await;
     let answers = "INSERT INTO app.idempotency_keys
                        (account_id, method, route, key, fingerprint, status, response, expires_at)
                    SELECT account_id, 'POST', '/', n::text, '', 200, '', now() + (n - 5) * interval '1 hour'
                    FROM app.accounts, generate_series(1, 9) AS n";
-    assert_eq!(app.change(answers).await, 9);
+    assert_eq!(app.change(answers).await, 18);
+    let windows = "INSERT INTO app.rate_windows (account_id, key_id, route_group, started_at, used)
+                   SELECT account_id, id, n::text, now() - n * interval '5 hours', 1
+                   FROM app.api_keys, generate_series(1, 9) AS n";
+    let keys = app.change(windows).await / 9;
+    let spending = "INSERT INTO app.key_spending (account_id, key_id, day, credits)
+                    SELECT account_id, id, (now() AT TIME ZONE 'UTC')::date - n, 1
+                    FROM app.api_keys, generate_series(-1, 7) AS n";
+    app.change(spending).await;
     let worker = Database::connect(&app.db.role_url(Role::Worker), Role::Worker, 1, true).await.unwrap();
-    let mut after = None;
-    tollgate_domain::once::forget_expired(&worker, &mut after).await.unwrap();
-    assert_eq!(app.number("SELECT count(*) FROM app.idempotency_keys").await, 4);
+    assert_eq!(tollgate_domain::forget::round(&worker, None).await.unwrap(), None);
+    let keys = i64::try_from(keys).unwrap();
+    assert!(keys >= 2, "each account has one");
+    for (left, of) in [(8, "idempotency_keys"), (4 * keys, "rate_windows"), (2 * keys, "key_spending")] {
+        assert_eq!(app.number(&format!("SELECT count(*) FROM app.{of}")).await, left, "{of}");
+    }
+    let today = "SELECT count(*) FROM app.key_spending WHERE day < (now() AT TIME ZONE 'UTC')::date";
+    assert_eq!(app.number(today).await, 0);
 }

@@ -39,6 +39,7 @@ mod images_kept;
 mod key_life;
 mod layers;
 mod legacy_images;
+mod money_plans;
 mod operator;
 mod operators;
 mod outage;

@@ -4,8 +4,7 @@ use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use tollgate_domain::{Database, Role, ids, rate_limits};
-use tollgate_model::account::AccountId;
+use tollgate_domain::ids;
 use tollgate_model::key::Scope;
 use tollgate_testkit::{Process, TestApp, Tune};
 use uuid::Uuid;
@@ -217,22 +216,4 @@ async fn the_common_path_writes_nothing() {
     }
     // Slices of 1, 2, 4, … 256: nine leases.
     assert_eq!(app.number("SELECT used FROM app.rate_windows").await, 511);
-}
-
-#[tokio::test]
-async fn windows_that_nobody_uses_any_more_are_removed() {
-    let app = limited("5,1m").await;
-    // The worker knows of accounts by their tasks.
-    app.submit("one").await;
-    assert!(accepted(&app.api, &app.key).await);
-    let old =
-        "UPDATE app.rate_windows SET started_at = now() - interval '26 hours' WHERE route_group LIKE 'POST%'";
-    assert_eq!(app.change(old).await, 1);
-    let worker = Database::connect(&app.db.role_url(Role::Worker), Role::Worker, 1, true).await.unwrap();
-    assert_eq!(rate_limits::forget(&worker, AccountId(Uuid::nil())).await.unwrap(), None);
-    assert_eq!(
-        app.number("SELECT count(*) FROM app.rate_windows WHERE route_group = 'GET /v1/jobs'").await,
-        1
-    );
-    assert_eq!(app.number("SELECT count(*) FROM app.rate_windows").await, 1);
 }

@@ -2,6 +2,7 @@
 //! that never came.
 
 use serde_json::{Value, json};
+use tollgate_domain::{Database, Role, stripe};
 use tollgate_model::account::AccountId;
 use tollgate_testkit::{StripeLike, TestApp};
 
@@ -103,6 +104,66 @@ async fn what_has_no_rate_waits_for_one_and_is_granted_by_a_redrive() {
     .await;
     entered_but_for_letters(&app).await;
     assert_eq!(listed(&app, "needs_attention").await, ["evt_2"]);
+    assert_books(&app).await;
+}
+
+/// A dispute counts in the currency of the cardholder's bank, which need not be that of the purchase: 500 yen are not 500 cents.
+#[tokio::test]
+async fn what_is_taken_back_in_another_currency_counts_for_nothing_and_an_operator_is_told() {
+    let app = start(1, &[]).await;
+    let sender = Sender::of(&app);
+    let dispute = |id: &str, of: &str, currency: &str| json!({ "id": id, "payment_intent": of, "amount": 500, "currency": currency, "status": "needs_response" });
+    // Before the purchase, and after it.
+    sender.send(&event("evt_1", "charge.dispute.created", &dispute("dp_1", "pi_1", "jpy"))).await;
+    for nr in ["1", "2"] {
+        sender.send(&event(&format!("evt_cs_{nr}"), COMPLETED, &session(nr, Some(app.account), 500))).await;
+    }
+    entered(&app).await;
+    sender.send(&event("evt_2", "charge.dispute.created", &dispute("dp_2", "pi_2", "jpy"))).await;
+    entered(&app).await;
+    assert_eq!(credits(&app, app.account).await, (OPENING + 10_000, 0));
+    let (_, list, _) = command(&app, "stripe events --state needs_attention").await;
+    let said: Vec<&str> =
+        list["data"].as_array().unwrap().iter().map(|event| event["error"].as_str().unwrap()).collect();
+    assert!(said.iter().any(|words| words.starts_with("dp_1 takes money back in `jpy`")), "{said:?}");
+    assert!(said[0].contains("but cs_2 was paid in `usd`"), "{said:?}");
+    // What is in its own currency counts beside it.
+    let mut refunded = charge("2", 100);
+    refunded["currency"] = "usd".into();
+    sender.send(&event("evt_3", "charge.refunded", &refunded)).await;
+    entered(&app).await;
+    assert_eq!(credits(&app, app.account).await, (OPENING + 9000, 0));
+    assert_books(&app).await;
+}
+
+#[tokio::test]
+async fn what_is_settled_is_forgotten_in_time_and_what_waits_for_somebody_stays() {
+    let app = start(1, &[]).await;
+    let sender = Sender::of(&app);
+    for nr in ["1", "2"] {
+        sender.send(&event(&format!("evt_cs_{nr}"), COMPLETED, &session(nr, Some(app.account), 500))).await;
+    }
+    sender.send(&event("evt_3", COMPLETED, &session("3", None, 500))).await;
+    sender.send(&event("evt_4", "charge.refunded", &charge("4", 500))).await;
+    sender.send(&event("evt_5", "refund.failed", &json!({ "id": "re_5", "payment_intent": "pi_1" }))).await;
+    sender.send(&event("evt_6", "customer.created", &json!({ "id": "cus_1" }))).await;
+    entered(&app).await;
+    // An id holds the time at which its event came: 91 days ago.
+    let old = "UPDATE billing.stripe_events SET id = (
+                   lpad(to_hex((extract(epoch FROM now() - interval '91 days') * 1000)::bigint), 12, '0')
+                   || right(replace(id::text, '-', ''), 20))::uuid
+               WHERE event_id <> 'evt_cs_2'";
+    assert_eq!(app.change(old).await, 5);
+    let worker = Database::connect(&app.db.role_url(Role::Worker), Role::Worker, 1, true).await.unwrap();
+    let keep = std::time::Duration::from_hours(90 * 24);
+    assert!(!stripe::forget(&worker, keep).await.unwrap());
+    let left = "SELECT string_agg(event_id, ' ' ORDER BY event_id) FROM billing.stripe_events";
+    let left: String = sqlx::query_scalar(left).fetch_one(&app.owner).await.unwrap();
+    assert_eq!(left, "evt_3 evt_4 evt_5 evt_cs_2");
+    // Should it come once more after all, its account's books know it.
+    sender.send(&event("evt_cs_1", COMPLETED, &session("1", Some(app.account), 500))).await;
+    entered(&app).await;
+    assert_eq!(credits(&app, app.account).await, (OPENING + 10_000, 0));
     assert_books(&app).await;
 }
 

@@ -49,7 +49,8 @@ pub(crate) struct CreatedKey {
 
 impl CreatedKey {
     pub(super) fn shown(info: &KeyInfo, key: &ApiKey) -> tollgate_domain::Result<Answer> {
-        Answer::new(201, &Self { key_id: info.id, key: key.expose().to_owned(), info: info.clone() })
+        let shown = Self { key_id: info.id, key: key.expose().to_owned(), info: info.clone() };
+        Ok(Answer::new(201, &shown)?)
     }
 }
 

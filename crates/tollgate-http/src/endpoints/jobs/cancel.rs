@@ -43,7 +43,7 @@ pub(crate) async fn cancel(
     id: Id<Job>,
     Asked(once): Asked,
 ) -> Result<Answered, Problem> {
-    let shown = |job: &Job| Answer::new(200, &app.shown(job.clone()));
+    let shown = |job: &Job| Ok(Answer::new(200, &app.shown(job.clone()))?);
     let answer = jobs::cancel(&app.db, caller.account, id.0, once.as_ref(), shown).await?;
     Ok(Answered(answer))
 }

@@ -33,7 +33,7 @@ impl Books {
             Fact::Paid { purchase, payments } => {
                 self.payments.extend(payments.iter().map(|id| (id.clone(), purchase.clone())));
             }
-            Fact::Reversed { reversal, payment, what } => {
+            Fact::Reversed { reversal, payment, what, .. } => {
                 let known =
                     self.reversals.entry(reversal.clone()).or_insert_with(|| (payment.clone(), *what));
                 known.1 = known.1.join(*what);

@@ -88,15 +88,15 @@ fn the_invoice_of_a_checkout_session_grants_nothing_a_second_time() {
 
 #[test]
 fn reversals_are_known_by_their_payment_alone() {
-    let charge =
-        json!({ "id": "ch_1", "payment_intent": "pi_1", "customer": "cus_1", "amount_refunded": 700 });
+    let charge = json!({ "id": "ch_1", "payment_intent": "pi_1", "customer": "cus_1", "amount_refunded": 700, "currency": "usd" });
     let event = read("charge.refunded", &charge);
     assert_eq!(
         (&event.clues[..], event.without_account()),
         (&[object("pi_1")][..], EventState::UnknownPayment)
     );
     let what = Reversal { amount: 700, withdrawn: true, returned: false };
-    assert_eq!(event.fact, Fact::Reversed { reversal: "ch_1".into(), payment: "pi_1".into(), what });
+    let (reversal, payment, currency) = ("ch_1".into(), "pi_1".into(), Some("usd".into()));
+    assert_eq!(event.fact, Fact::Reversed { reversal, payment, currency, what });
     let without_intent = json!({ "id": "ch_1", "payment_intent": null, "amount_refunded": 700 });
     assert_eq!(read("charge.refunded", &without_intent).clues, [object("ch_1")]);
 }

@@ -177,7 +177,8 @@ impl Engine {
                 let Some(nr) = self.pick(pick) else { return Ok(()) };
                 let account = self.holders[oracle.jobs[nr].account].account;
                 let answered =
-                    jobs::cancel(&self.api, account, self.ids[nr].0, None, |_| Answer::new(200, &())).await;
+                    jobs::cancel(&self.api, account, self.ids[nr].0, None, |_| Ok(Answer::new(200, &())?))
+                        .await;
                 let ended = matches!(oracle.jobs[nr].state, State::Succeeded | State::Failed);
                 oracle.end(nr, State::Cancelled);
                 same("refused to cancel", &answered.is_err(), &ended)

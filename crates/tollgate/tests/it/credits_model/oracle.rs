@@ -29,6 +29,14 @@ pub(super) struct Purse {
     pub(super) owed: i64,
 }
 
+impl Purse {
+    /// There is one figure, what it has less what it owes; of the two, one is always nothing.
+    fn gain(&mut self, credits: i64) {
+        let net = self.free - self.owed + credits;
+        (self.free, self.owed) = (net.max(0), (-net).max(0));
+    }
+}
+
 /// What a submission is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Told {
@@ -101,10 +109,7 @@ impl Oracle {
             return false;
         }
         (job.state, job.charged, job.waits) = (State::Succeeded, cost, false);
-        let purse = &mut self.purses[job.account];
-        purse.free += job.hold - cost;
-        purse.owed += (-purse.free).max(0);
-        purse.free = purse.free.max(0);
+        self.purses[job.account].gain(job.hold - cost);
         true
     }
 
@@ -114,7 +119,7 @@ impl Oracle {
             return false;
         }
         (job.state, job.waits) = (state, false);
-        self.purses[job.account].free += job.hold;
+        self.purses[job.account].gain(job.hold);
         true
     }
 
@@ -130,15 +135,6 @@ impl Oracle {
     }
 
     pub(super) fn grant(&mut self, account: usize, credits: i64) {
-        let purse = &mut self.purses[account];
-        if credits > 0 {
-            let paid = credits.min(purse.owed);
-            purse.owed -= paid;
-            purse.free += credits - paid;
-        } else {
-            purse.free += credits;
-            purse.owed += (-purse.free).max(0);
-            purse.free = purse.free.max(0);
-        }
+        self.purses[account].gain(credits);
     }
 }

@@ -6,21 +6,21 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 #[derive(Debug, Default)]
-pub(super) struct Explained {
-    pub(super) indexes: BTreeSet<String>,
+pub(crate) struct Explained {
+    pub(crate) indexes: BTreeSet<String>,
     /// Rows of `queue.tasks` that scans came upon, whether they kept them or not.
-    pub(super) rows: i64,
+    pub(crate) rows: i64,
     /// Rows of anything that scans came upon.
-    pub(super) touched: i64,
+    pub(crate) touched: i64,
     /// Pages that were looked at; those of a CTE that is part of another are counted twice.
-    pub(super) buffers: i64,
+    pub(crate) buffers: i64,
     /// Nodes that read all of a table, or sort or hash what they read of one.
-    pub(super) forbidden: Vec<String>,
+    pub(crate) forbidden: Vec<String>,
 }
 
 /// Carries out what was prepared by this name. The first time, it is planned; and again whenever PostgreSQL has thrown
 /// the plan away.
-pub(super) async fn explain(conn: &mut PgConnection, name: &str, arguments: &str) -> Explained {
+pub(crate) async fn explain(conn: &mut PgConnection, name: &str, arguments: &str) -> Explained {
     let arguments = if arguments.is_empty() { String::new() } else { format!("({arguments})") };
     let execute = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE {name} {arguments}");
     let asked: Result<Value, _> = sqlx::query_scalar(AssertSqlSafe(execute.clone())).fetch_one(conn).await;

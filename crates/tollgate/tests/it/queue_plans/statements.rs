@@ -13,34 +13,34 @@ use super::explained::explain;
 use super::{ACCOUNTS, OVER, WORKERS};
 
 /// One statement as sqlx sends it.
-pub(super) struct Statement {
+pub(crate) struct Statement {
     file: String,
-    pub(super) text: String,
-    pub(super) types: String,
+    pub(crate) text: String,
+    pub(crate) types: String,
 }
 
 /// How one of them is looked at.
-pub(super) struct Case {
-    pub(super) name: &'static str,
-    /// What of its text no other has.
-    text: &'static str,
-    pub(super) role: Role,
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    /// All of its text, or what of it no other has.
+    pub(crate) text: &'static str,
+    pub(crate) role: Role,
     /// Those by which it must find what it is about, at any size.
-    pub(super) indexes: &'static [&'static str],
+    pub(crate) indexes: &'static [&'static str],
     /// Rows that it is to handle.
-    pub(super) batch: i64,
+    pub(crate) batch: i64,
     /// With so many tasks in the table.
-    pub(super) arguments: fn(i64) -> String,
+    pub(crate) arguments: fn(i64) -> String,
 }
 
 const BATCH: i64 = 100;
 const QUEUE: &str = "'webhook.delivery'";
 
-fn id(number: i64) -> String {
+pub(crate) fn id(number: i64) -> String {
     format!("00000000-0000-7000-8000-{number:012x}")
 }
 
-fn list<T: std::fmt::Display>(of: impl Iterator<Item = T>) -> String {
+pub(crate) fn list<T: std::fmt::Display>(of: impl Iterator<Item = T>) -> String {
     format!("'{{{}}}'", of.map(|item| item.to_string()).collect::<Vec<_>>().join(","))
 }
 
@@ -158,16 +158,16 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// Those that name the tasks and are not looked at, and why.
-const NOT_LOOKED_AT: [(&str, &str); 2] = [
+pub(super) const NOT_LOOKED_AT: [(&str, &str); 2] = [
     ("LOCK TABLE queue.tasks", "has no plan"),
     ("DELETE FROM queue.dead_letters", "a redrive, which inserts into the tasks as enqueue_all does"),
 ];
 
 /// All that `.sqlx` holds.
-pub(super) struct Statements(Vec<Statement>);
+pub(crate) struct Statements(Vec<Statement>);
 
 impl Statements {
-    pub(super) fn read() -> Self {
+    pub(crate) fn read() -> Self {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tollgate-store/.sqlx");
         let files =
             fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
@@ -190,34 +190,45 @@ impl Statements {
     }
 
     fn of(&self, case: &Case) -> Vec<&Statement> {
-        self.0.iter().filter(|statement| statement.text.contains(case.text)).collect()
+        let whole: Vec<_> = self.0.iter().filter(|statement| statement.text == case.text).collect();
+        if whole.is_empty() {
+            return self.0.iter().filter(|statement| statement.text.contains(case.text)).collect();
+        }
+        whole
     }
 
-    pub(super) fn get(&self, case: &Case) -> &Statement {
+    pub(crate) fn get(&self, case: &Case) -> &Statement {
         let found = self.of(case);
         assert_eq!(found.len(), 1, "statements with {:?}, which is to name {} alone", case.text, case.name);
         found[0]
     }
 
-    pub(super) fn not_looked_at(&self) -> Vec<String> {
+    /// Those that name one of these tables, and are neither a case nor excused.
+    pub(crate) fn not_looked_at(
+        &self,
+        cases: &[Case],
+        tables: &[&str],
+        excused: &[(&str, &str)],
+    ) -> Vec<String> {
         let looked_at: BTreeSet<&str> =
-            CASES.iter().flat_map(|case| self.of(case)).map(|statement| statement.file.as_str()).collect();
+            cases.iter().flat_map(|case| self.of(case)).map(|statement| statement.file.as_str()).collect();
         self.0
             .iter()
             .filter(|statement| {
-                statement.text.contains("queue.tasks") && !looked_at.contains(statement.file.as_str())
+                tables.iter().any(|table| statement.text.contains(table))
+                    && !looked_at.contains(statement.file.as_str())
             })
-            .filter(|statement| !NOT_LOOKED_AT.iter().any(|(text, _)| statement.text.contains(text)))
+            .filter(|statement| !excused.iter().any(|(text, _)| statement.text.contains(text)))
             .map(|statement| format!("not looked at: {}", statement.text))
             .collect()
     }
 }
 
 /// Connections as each role has them.
-pub(super) struct Sessions(Vec<(Role, PgPool)>);
+pub(crate) struct Sessions(Vec<(Role, PgPool)>);
 
 impl Sessions {
-    pub(super) async fn connect(db: &TestDb) -> Self {
+    pub(crate) async fn connect(db: &TestDb) -> Self {
         let mut sessions = Vec::new();
         for role in [Role::Api, Role::Worker, Role::Operator] {
             sessions.push((role, tollgate_store::connect(&db.role_url(role), role, 1, true).await.unwrap()));
@@ -226,17 +237,17 @@ impl Sessions {
     }
 
     /// Plans every statement, and keeps the plans.
-    pub(super) async fn prepare(&self, statements: &Statements) {
+    pub(crate) async fn prepare(&self, statements: &Statements, cases: &[Case]) {
         for (role, pool) in &self.0 {
             let mut sql = String::new();
-            for case in CASES.iter().filter(|case| case.role == *role) {
+            for case in cases.iter().filter(|case| case.role == *role) {
                 let Statement { text, types, .. } = statements.get(case);
                 // An empty list is no list.
                 let types = if types.is_empty() { String::new() } else { format!("({types})") };
                 sql.push_str(&format!("PREPARE {} {types} AS {text};", case.name));
             }
             sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.unwrap();
-            for case in CASES.iter().filter(|case| case.role == *role) {
+            for case in cases.iter().filter(|case| case.role == *role) {
                 let mut tx = self.begin(*role).await;
                 explain(&mut tx, case.name, &(case.arguments)(0)).await;
                 tx.rollback().await.unwrap();
@@ -245,7 +256,7 @@ impl Sessions {
     }
 
     /// A transaction in the name of account 0.
-    pub(super) async fn begin(&self, role: Role) -> Transaction<'static, Postgres> {
+    pub(crate) async fn begin(&self, role: Role) -> Transaction<'static, Postgres> {
         let (_, pool) = self.0.iter().find(|(of, _)| *of == role).unwrap();
         let begin = format!("BEGIN; SET LOCAL app.account_id = '{}'", id(0));
         pool.begin_with(AssertSqlSafe(begin)).await.unwrap()
