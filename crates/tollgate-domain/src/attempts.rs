@@ -1,7 +1,9 @@
 //! How often somebody may be wrong about a key: Argon2id costs tens of milliseconds of CPU, and nobody who has not shown a
 //! right key is to buy much of it.
 //!
-//! Only computations are counted, and one that proves right is given back. They are counted by the address they come
+//! Only computations are counted, and one that proves right is given back. Few of an address are under way at once, and the
+//! others wait: else a new process, to which all its clients come at once from behind one address, would refuse right keys for
+//! their number. They are counted by the address they come
 //! from, and by address and prefix together: so who knows somebody's prefix, which is public, keeps only himself
 //! from trying it, and one program with an old key leaves room for the others behind its address. Rejected: counting
 //! by prefix over all addresses, by which anybody could keep a key from being verified at all. What many addresses
@@ -14,6 +16,7 @@ use std::time::Duration;
 
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tollgate_model::rate_limit::Standing;
 use tollgate_model::rate_limit::allowance::{Allowance, Taken};
@@ -24,6 +27,9 @@ use crate::{Error, Result};
 const BY_PREFIX: Allowance = Allowance { burst: 10, every: Duration::from_secs(1) };
 /// Wrong secrets from one address: more often, so that one prefix cannot use it up.
 const BY_ADDRESS: Allowance = Allowance { burst: 30, every: Duration::from_millis(500) };
+
+/// From one address, at once: not so many that they could use up what it may try, if all were wrong.
+const AT_ONCE: usize = 8;
 
 /// Each is some hundred bytes.
 const REMEMBERED: u64 = 100_000;
@@ -40,6 +46,7 @@ enum Counted {
 #[derive(Clone)]
 pub(crate) struct Attempts {
     taken: Cache<Counted, Arc<Mutex<Taken>>>,
+    turns: Cache<IpAddr, Arc<Semaphore>>,
     began: Instant,
 }
 
@@ -47,6 +54,7 @@ pub(crate) struct Attempts {
 pub(crate) struct Attempt {
     by_address: Arc<Mutex<Taken>>,
     by_prefix: Arc<Mutex<Taken>>,
+    _turn: OwnedSemaphorePermit,
 }
 
 impl Attempts {
@@ -54,17 +62,22 @@ impl Attempts {
         for by in ["address", "prefix"] {
             limited(by, 0);
         }
-        let taken = Cache::builder().max_capacity(REMEMBERED).time_to_idle(IDLE);
+        // The newest is what matters, not the most frequent.
+        let newest = EvictionPolicy::lru;
+        let (taken, turns) = (Cache::builder(), Cache::builder());
         Self {
-            // The newest is what matters, not the most frequent.
-            taken: taken.eviction_policy(EvictionPolicy::lru()).build(),
+            taken: taken.max_capacity(REMEMBERED).time_to_idle(IDLE).eviction_policy(newest()).build(),
+            turns: turns.max_capacity(REMEMBERED).time_to_idle(IDLE).eviction_policy(newest()).build(),
             began: Instant::now(),
         }
     }
 
-    /// Leave to compute once.
-    pub(crate) fn begin(&self, from: IpAddr, prefix: &str) -> Result<Attempt> {
-        let (from, now) = (network(from), self.began.elapsed());
+    /// Leave to compute once, as soon as it is this one's turn.
+    pub(crate) async fn begin(&self, from: IpAddr, prefix: &str) -> Result<Attempt> {
+        let from = network(from);
+        let turns = self.turns.get_with(from, || Arc::new(Semaphore::new(AT_ONCE)));
+        let turn = turns.acquire_owned().await.map_err(|error| Error::Internal(error.to_string()))?;
+        let now = self.began.elapsed();
         let by_prefix = self.taken(Counted::Prefix(from, prefix.into()));
         let by_address = self.taken(Counted::Address(from));
         let refused = |by| {
@@ -78,7 +91,7 @@ impl Attempts {
             BY_PREFIX.give_back(&mut lock(&by_prefix));
             return Err(refused("address")(wait));
         }
-        Ok(Attempt { by_address, by_prefix })
+        Ok(Attempt { by_address, by_prefix, _turn: turn })
     }
 
     /// What an address may still try.
@@ -119,6 +132,8 @@ fn limited(by: &'static str, attempts: u64) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::task::JoinSet;
+
     use super::*;
 
     fn address(text: &str) -> IpAddr {
@@ -129,25 +144,25 @@ mod tests {
     async fn wrong_secrets_are_counted_by_address_and_prefix() {
         let attempts = Attempts::new();
         let (one, other) = (address("192.0.2.1"), address("192.0.2.2"));
-        let fails = |from, prefix: &str| attempts.begin(from, prefix).map(drop);
+        let fails = async |from, prefix: &str| attempts.begin(from, prefix).await.map(drop);
         for _ in 0..10 {
-            fails(one, "victim").unwrap();
+            fails(one, "victim").await.unwrap();
         }
-        let refused = fails(one, "victim").unwrap_err();
+        let refused = fails(one, "victim").await.unwrap_err();
         assert!(matches!(refused, Error::TooManyAttempts { wait } if wait == Duration::from_secs(1)));
         // Nobody else is kept from trying that prefix, nor this address from trying others.
-        fails(other, "victim").unwrap();
+        fails(other, "victim").await.unwrap();
         for number in 0..20 {
-            fails(one, &number.to_string()).unwrap();
+            fails(one, &number.to_string()).await.unwrap();
         }
         assert_eq!(attempts.standing(one).remaining, 0);
-        fails(one, "another").unwrap_err();
+        fails(one, "another").await.unwrap_err();
         assert_eq!(attempts.standing(other).remaining, 29);
 
         tokio::time::advance(Duration::from_millis(500)).await;
         // What the address refuses is not counted against the prefix.
-        fails(one, "another").unwrap();
-        fails(one, "another").unwrap_err();
+        fails(one, "another").await.unwrap();
+        fails(one, "another").await.unwrap_err();
         tokio::time::advance(Duration::from_secs(30)).await;
         assert_eq!(attempts.standing(one).remaining, 30);
     }
@@ -156,9 +171,30 @@ mod tests {
     async fn what_proves_right_costs_nothing() {
         let attempts = Attempts::new();
         for _ in 0..100 {
-            attempts.begin(address("192.0.2.1"), "prefix").unwrap().succeeded();
+            attempts.begin(address("192.0.2.1"), "prefix").await.unwrap().succeeded();
         }
         assert_eq!(attempts.standing(address("192.0.2.1")).remaining, 30);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn right_keys_that_come_all_at_once_wait_for_each_other_and_are_not_refused() {
+        let (attempts, from) = (Attempts::new(), address("192.0.2.1"));
+        let mut all = JoinSet::new();
+        for number in 0..100 {
+            let attempts = attempts.clone();
+            all.spawn(async move {
+                let attempt = attempts.begin(from, &number.to_string()).await?;
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                attempt.succeeded();
+                Ok::<_, Error>(())
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(attempts.standing(from).remaining, 22);
+        for right in all.join_all().await {
+            right.unwrap();
+        }
+        assert_eq!(attempts.standing(from).remaining, 30);
     }
 
     #[test]

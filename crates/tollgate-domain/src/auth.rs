@@ -176,7 +176,7 @@ impl Authenticator {
         if self.is_verified(&fingerprint, hash) {
             return Ok(true);
         }
-        let attempt = self.attempts.begin(from.unwrap_or(NOWHERE), key.prefix())?;
+        let attempt = self.attempts.begin(from.unwrap_or(NOWHERE), key.prefix()).await?;
         let matches = hashing::verify(key, hash).await?;
         if matches {
             attempt.succeeded();
