@@ -1,5 +1,6 @@
-//! How much a submit costs: the complete one over HTTP (authenticated, rate-limited, idempotent, its credits held), beside the
-//! bare enqueues of pg-boss and graphile-worker and a plain insert, which have neither HTTP nor keys nor money.
+//! How much a submit costs: the complete one over HTTP (authenticated, rate-limited, idempotent, its credits held),
+//! beside the bare enqueues of pg-boss and graphile-worker and a plain insert, which have neither HTTP nor keys nor
+//! money.
 //!
 //! All of them in turns on one durable PostgreSQL, each in a fresh database of its own, at the same concurrency; figures are
 //! compared within a round alone.

@@ -1,4 +1,5 @@
-//! Whether an account's past is in the way: its balance read, and its submits, with ten entries in the ledger and with millions.
+//! Whether an account's past is in the way: its balance read, and its submits, with ten entries in the ledger and with
+//! millions.
 
 use std::time::Duration;
 

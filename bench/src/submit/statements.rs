@@ -1,5 +1,5 @@
-//! Which statements PostgreSQL spends its time on, by `pg_stat_statements`. Looking costs some of the rate: figures of such a run
-//! are not to be compared with others.
+//! Which statements PostgreSQL spends its time on, by `pg_stat_statements`. Looking costs some of the rate: figures of
+//! such a run are not to be compared with others.
 
 use sqlx::{PgConnection, Row as _};
 
@@ -14,8 +14,9 @@ pub(crate) async fn forget(conn: &mut PgConnection) -> Result<()> {
     Ok(())
 }
 
-/// Prints what one submit of so many took, of those in that database. Statements inside functions and foreign keys' checks are
-/// listed, and are in their caller's time too. Parsing, the commit itself and what goes over the socket are in none.
+/// Prints what one submit of so many took, of those in that database. Statements inside functions and foreign keys'
+/// checks are listed, and are in their caller's time too. Parsing, the commit itself and what goes over the socket are in
+/// none.
 pub(crate) async fn print(conn: &mut PgConnection, database: &str, submits: u64) -> Result<()> {
     let rows = sqlx::query(
         "SELECT sum(calls)::float8 / $2 AS calls, sum(micros) / $2 AS micros, sum(micros) / sum(calls)::float8 AS each,

@@ -1,14 +1,13 @@
 //! How often somebody may be wrong about a key: Argon2id costs tens of milliseconds of CPU, and nobody who has not shown a
 //! right key is to buy much of it.
 //!
-//! Only computations are counted, and one that proves right is given back. Few of an address are under way at once, and the
-//! others wait: else a new process, to which all its clients come at once from behind one address, would refuse right keys for
-//! their number. They are counted by the address they come
-//! from, and by address and prefix together: so who knows somebody's prefix, which is public, keeps only himself
-//! from trying it, and one program with an old key leaves room for the others behind its address. Rejected: counting
-//! by prefix over all addresses, by which anybody could keep a key from being verified at all. What many addresses
-//! buy together is bounded by the threads that compute ([`crate::hashing`]), and does not touch keys that this process
-//! has verified before.
+//! Only computations are counted, and one that proves right is given back. Few of an address are under way at once, and
+//! the others wait: else a new process, to which all its clients come at once from behind one address, would refuse right
+//! keys for their number. They are counted by the address they come from, and by address and prefix together: so who
+//! knows somebody's prefix, which is public, keeps only himself from trying it, and one program with an old key leaves
+//! room for the others behind its address. Rejected: counting by prefix over all addresses, by which anybody could keep a
+//! key from being verified at all. What many addresses buy together is bounded by the threads that compute
+//! ([`crate::hashing`]), and does not touch keys that this process has verified before.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,13 +1,14 @@
 //! Who is asking: from the key in a request to its account and scopes.
 //!
-//! The key's row is read for every request, in one round trip, so a revocation holds at once. A submission reads it in the
-//! transaction that stores the job, and so needs no round trip of its own: it begins with what is remembered of the key
-//! ([`Authenticator::recognise`]). What that transaction does not look at, such as the key's rate limit, would be remembered for
-//! ever by a process that serves nothing but submissions: so once a second one of them is sent to read the row.
+//! The key's row is read for every request, in one round trip, so a revocation holds at once. A submission reads it in
+//! the transaction that stores the job, and so needs no round trip of its own: it begins with what is remembered of the
+//! key ([`Authenticator::recognise`]). What that transaction does not look at, such as the key's rate limit, would be
+//! remembered for ever by a process that serves nothing but submissions: so once a second one of them is sent to read the
+//! row.
 //!
-//! Argon2id, which costs tens of milliseconds of CPU, runs once a key and process: what it verified is remembered by an HMAC of
-//! the whole key under a secret that lives and dies with the process, together with the hash that was verified. Only a key that
-//! is not remembered can be refused for [wrong ones](crate::attempts) that came before it.
+//! Argon2id, which costs tens of milliseconds of CPU, runs once a key and process: what it verified is remembered by an
+//! HMAC of the whole key under a secret that lives and dies with the process, together with the hash that was verified.
+//! Only a key that is not remembered can be refused for [wrong ones](crate::attempts) that came before it.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -64,8 +65,8 @@ struct Verified {
 }
 
 impl Verified {
-    /// Whether its row is to be read: said to one, and then for a while to nobody else, so that no more than one waits for the
-    /// database.
+    /// Whether its row is to be read: said to one, and then for a while to nobody else, so that no more than one waits
+    /// for the database.
     fn is_due(&self, now: u64) -> bool {
         let read = self.read.load(Ordering::Relaxed);
         now.saturating_sub(read) >= millis(FRESH)
@@ -125,9 +126,9 @@ impl Authenticator {
         Ok(None)
     }
 
-    /// The holder of a key that was verified before, as it was a second ago or so, without asking anybody; `None`: it is to be
-    /// [authenticated](Self::authenticate). For who reads the key's row again, in the transaction of what is done in its name,
-    /// and then [forgets](Self::forget) it if it is not valid any more.
+    /// The holder of a key that was verified before, as it was a second ago or so, without asking anybody; `None`: it is
+    /// to be [authenticated](Self::authenticate). For who reads the key's row again, in the transaction of what is done
+    /// in its name, and then [forgets](Self::forget) it if it is not valid any more.
     pub fn recognise(&self, presented: &str) -> Option<Caller> {
         let known = self.verified.get(&self.fingerprint(presented))?;
         if known.is_due(self.now()) {

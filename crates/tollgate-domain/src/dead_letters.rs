@@ -108,9 +108,9 @@ pub async fn count(db: &Database, selection: &Selection) -> Result<u64> {
 /// Puts letters back into their queues as new tasks, and their jobs back to where they began: batch by batch, each in one
 /// commit, after which idle workers are woken. `go_on` is told how far it has come after each, and may end it.
 ///
-/// A letter whose job is gone, or is not failed any more, or is not paid for by its account's balance, stays and is counted as
-/// skipped. Others that redrive at the
-/// same time take other letters: each becomes a task once. An error leaves the batches before it done.
+/// A letter whose job is gone, or is not failed any more, or is not paid for by its account's balance, stays and is
+/// counted as skipped. Others that redrive at the same time take other letters: each becomes a task once. An error leaves
+/// the batches before it done.
 pub async fn redrive(
     db: &Database,
     ttls: &TimesToLive,

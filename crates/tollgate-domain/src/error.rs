@@ -129,8 +129,8 @@ impl Error {
     }
 }
 
-/// Connections lost or not to be had (a login refused for the moment included), a server starting, stopping or short of resources, and transactions that the
-/// server asks to have repeated.
+/// Connections lost or not to be had (a login refused for the moment included), a server starting, stopping or short of
+/// resources, and transactions that the server asks to have repeated.
 fn is_unavailable(error: &tollgate_store::Error) -> bool {
     use tollgate_store::Error as E;
     match error {

@@ -1,9 +1,9 @@
 //! Stripe's events: taken in as they come, entered into an account's books once it is known whose they are, and shown to
 //! operators.
 //!
-//! The inbox (schema `billing`) is the platform's: an event comes without an account. Whose it is follows from what it names
-//! (an account, or objects of Stripe's that are known); until then it waits, and whatever makes an object known lets go of what
-//! waits for it. Entering is the queue's: one task an event, one commit.
+//! The inbox (schema `billing`) is the platform's: an event comes without an account. Whose it is follows from what it
+//! names (an account, or objects of Stripe's that are known); until then it waits, and whatever makes an object known
+//! lets go of what waits for it. Entering is the queue's: one task an event, one commit.
 
 mod enter;
 mod inbox;

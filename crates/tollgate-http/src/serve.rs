@@ -37,8 +37,8 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest head of a request, in bytes; hyper answers `431` to more.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// Serves, over TLS if there is a certificate, until `shutdown`; then accepts no more, lets the requests in flight finish for up to `drain`, and drops
-/// what is left then.
+/// Serves, over TLS if there is a certificate, until `shutdown`; then accepts no more, lets the requests in flight finish
+/// for up to `drain`, and drops what is left then.
 pub async fn serve(
     listener: TcpListener,
     tls: Option<Tls>,

@@ -134,8 +134,8 @@ impl Lanes {
         self.known.values().any(|lane| lane.capped)
     }
 
-    /// It is not looked at until it is listed again, and then from its start: tasks may stand before its marks, if whoever was
-    /// at work on them held them for long and then gave them up.
+    /// It is not looked at until it is listed again, and then from its start: tasks may stand before its marks, if
+    /// whoever was at work on them held them for long and then gave them up.
     pub fn forget(&mut self, account: AccountId) {
         if let Some(lane) = self.known.remove(&account) {
             self.order.remove(&(lane.due, account));

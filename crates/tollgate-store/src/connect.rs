@@ -67,8 +67,8 @@ pub enum ConnectError {
 ///
 /// Every statement is a walk along an index, planned once for all arguments. The planner is told so: what it knows of a
 /// queue's tables is of a moment at which they may have been empty, and a plan of that moment scans them when they are
-/// full (measured: a claim of 0.6 ms became 150 ms). Of an empty table, all indexes cost the same; so where there is a choice,
-/// `ORDER BY` names the index, and sorting is ruled out. A test holds each plan at 0, 10^3 and 10^6 rows.
+/// full (measured: a claim of 0.6 ms became 150 ms). Of an empty table, all indexes cost the same; so where there is a
+/// choice, `ORDER BY` names the index, and sorting is ruled out. A test holds each plan at 0, 10^3 and 10^6 rows.
 const SESSION: [(&str, &str); 16] = [
     ("idle_in_transaction_session_timeout", "10s"),
     ("lock_timeout", "5s"),

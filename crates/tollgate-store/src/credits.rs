@@ -3,8 +3,9 @@
 //! The balance's row is the account's lock for money, and its CHECK refuses to go below 0. Every statement that changes it
 //! adds the entry that says why, so that the two cannot part.
 //!
-//! Who owes has nothing to spend: another CHECK of that row. So whatever comes free, or is granted, pays what is owed first, and
-//! what is owed moves by `greatest(-(what there is now), -owed)`: up where there is less than nothing, down where there is more.
+//! Who owes has nothing to spend: another CHECK of that row. So whatever comes free, or is granted, pays what is owed
+//! first, and what is owed moves by `greatest(-(what there is now), -owed)`: up where there is less than nothing, down
+//! where there is more.
 
 use tollgate_model::credits::{Balance, EntryReason, LedgerEntry};
 use uuid::Uuid;
@@ -44,9 +45,9 @@ pub async fn grant(
     .await
 }
 
-/// Frees what is held for jobs that have failed or were called off, and pays with it what is owed; once, however often it is
-/// asked. `entries` are the ledger's new ids, one for each job. Of the rows that others wait for, what the keys have spent comes
-/// before the balance.
+/// Frees what is held for jobs that have failed or were called off, and pays with it what is owed; once, however often it
+/// is asked. `entries` are the ledger's new ids, one for each job. Of the rows that others wait for, what the keys have
+/// spent comes before the balance.
 pub async fn refund(tx: &mut TenantTx, jobs: &[Uuid], entries: &[Uuid]) -> Result<()> {
     sqlx::query!(
         "WITH job AS MATERIALIZED (

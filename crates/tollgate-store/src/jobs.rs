@@ -101,9 +101,9 @@ pub async fn mark_retrying(tx: &mut TenantTx, id: Uuid, at: DateTime<Utc>, error
     Ok(())
 }
 
-/// The job has its result, and costs so many credits: what was held for it is free again, the cost is charged, and what of
-/// it the balance does not pay is owed; what is left of the hold pays what was owed before. One statement; of the rows that others wait for, what the key has spent comes before the
-/// balance. `false`: it had ended before.
+/// The job has its result, and costs so many credits: what was held for it is free again, the cost is charged, and what
+/// of it the balance does not pay is owed; what is left of the hold pays what was owed before. One statement; of the rows
+/// that others wait for, what the key has spent comes before the balance. `false`: it had ended before.
 pub async fn mark_succeeded(tx: &mut TenantTx, id: Uuid, entry: Uuid, cost: i64) -> Result<bool> {
     let done = sqlx::query!(
         "WITH job AS MATERIALIZED (

@@ -229,8 +229,8 @@ pub async fn carry_spending(tx: &mut TenantTx, old: Uuid, new: Uuid) -> Result<(
     Ok(())
 }
 
-/// Removes up to `limit` rows of what the account's keys have spent on days gone by: no limit asks for them. Returns how many.
-/// What a job is about to give back there is left for another time.
+/// Removes up to `limit` rows of what the account's keys have spent on days gone by: no limit asks for them. Returns how
+/// many. What a job is about to give back there is left for another time.
 pub async fn remove_spending(tx: &mut TenantTx, limit: i64) -> Result<u64> {
     let done = sqlx::query!(
         "DELETE FROM app.key_spending WHERE ctid = ANY (ARRAY(

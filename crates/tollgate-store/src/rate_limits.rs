@@ -46,8 +46,8 @@ fn duration(interval: &PgInterval) -> Duration {
     Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }
 
-/// Removes up to `limit` of the account's windows that began longer than `before` ago. Returns how many. One that is begun anew
-/// meanwhile has moved, and stays.
+/// Removes up to `limit` of the account's windows that began longer than `before` ago. Returns how many. One that is
+/// begun anew meanwhile has moved, and stays.
 pub async fn remove_rate_windows(tx: &mut TenantTx, before: Duration, limit: i64) -> Result<u64> {
     let done = sqlx::query!(
         "DELETE FROM app.rate_windows WHERE ctid = ANY (ARRAY(

@@ -51,8 +51,8 @@ pub async fn advance_sums(tx: &mut TenantTx, until: Uuid, limit: i64) -> Result<
 
 /// The account's books. `None`: there is no such account. One statement, so that both sides are of one moment.
 ///
-/// From where on to add up comes as a column: behind the wall, an expression (`coalesce`) is no bound of a walk, and each look read
-/// the whole ledger.
+/// From where on to add up comes as a column: behind the wall, an expression (`coalesce`) is no bound of a walk, and each
+/// look read the whole ledger.
 pub async fn books(tx: &mut TenantTx) -> Result<Option<Books>> {
     sqlx::query!(
         r#"WITH known AS MATERIALIZED (

@@ -161,7 +161,8 @@ fn transport(
     Ok((tls, Transport::new(proxies, true)))
 }
 
-/// Runs a worker until `shutdown`; `ready` is called when it has signed in. With a listener, serves its health and metrics there.
+/// Runs a worker until `shutdown`; `ready` is called when it has signed in. With a listener, serves its health and
+/// metrics there.
 pub(crate) async fn run_worker(
     config: &Config,
     mode: Mode,

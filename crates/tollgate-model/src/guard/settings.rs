@@ -61,7 +61,8 @@ pub struct GuardSettings {
     #[serde(with = "period")]
     pub ramp: Duration,
 
-    /// A credential that the provider refused is tried again after 30 s, then more and more seldom, and after this at the latest.
+    /// A credential that the provider refused is tried again after 30 s, then more and more seldom, and after this at the
+    /// latest.
     #[serde(with = "period")]
     pub credential_recheck: Duration,
 

@@ -199,9 +199,9 @@ pub async fn link(tx: &mut TenantTx, object: &str) -> Result<()> {
     Ok(())
 }
 
-/// Events, newest first: up to `limit` of those that came before `before`, in one state or in any. To each its walk along an
-/// index of its own: the state is said as a bound, since a plan that knew it as one value would walk along all events' ids and
-/// look for it.
+/// Events, newest first: up to `limit` of those that came before `before`, in one state or in any. To each its walk along
+/// an index of its own: the state is said as a bound, since a plan that knew it as one value would walk along all events'
+/// ids and look for it.
 pub async fn inbox_page(
     alone: &mut Alone,
     state: Option<EventState>,

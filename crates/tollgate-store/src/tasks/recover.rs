@@ -14,11 +14,12 @@ use crate::{Result, SystemTx, TenantTx};
 ///
 /// A worker is given up when it has been silent for as long as it allowed, *within the time to which the sweeper
 /// testifies*: from `heard_since`, since when it has itself been heard without a gap, to its own last heartbeat. After an
-/// outage of the database everybody has been silent, and whoever comes back first would take the tasks of all the
-/// others, who are alive and at work on them; so the outage counts for nobody, and each has a whole timeout to come
-/// back; the longer of the two timeouts, since a sweeper that beats seldom notices no short outage. The same holds for a machine that was suspended as a whole, and for a clock that was put forward. Whom only the
-/// network has cut off is given up in time: the others have been heard all the while. `sweeper`: `None` testifies to
-/// everything (tests). Who has signed out is waited for by nobody.
+/// outage of the database everybody has been silent, and whoever comes back first would take the tasks of all the others,
+/// who are alive and at work on them; so the outage counts for nobody, and each has a whole timeout to come back; the
+/// longer of the two timeouts, since a sweeper that beats seldom notices no short outage. The same holds for a machine
+/// that was suspended as a whole, and for a clock that was put forward. Whom only the network has cut off is given up in
+/// time: the others have been heard all the while. `sweeper`: `None` testifies to everything (tests). Who has signed out
+/// is waited for by nobody.
 pub async fn lock_dead_worker(tx: &mut SystemTx, sweeper: Option<Uuid>) -> Result<Option<Uuid>> {
     sqlx::query_scalar!(
         "SELECT w.id FROM queue.workers w

@@ -223,7 +223,8 @@ impl Local {
         self.pause.filter(|until| *until > now)
     }
 
-    /// Whether a call that was allowed may still begin. A probe has to be over while its leave lasts: else there could be two.
+    /// Whether a call that was allowed may still begin. A probe has to be over while its leave lasts: else there could be
+    /// two.
     pub(super) fn may_begin(&self, probe: Option<Probe>, timeout: Duration, now: Instant) -> bool {
         let allowed = match probe {
             Some(probe) => now + timeout <= probe.until && !self.shut_for(Waiting::Operator),

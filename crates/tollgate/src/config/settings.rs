@@ -19,8 +19,8 @@ const fn unset(name: &'static str, doc: &'static str) -> Setting {
     Setting { name, default: None, doc }
 }
 
-/// Every setting, but for `job_types`, `guard`, `prices` and `stripe`, which are tables of their own. `docs/configuration.md` is
-/// made of this.
+/// Every setting, but for `job_types`, `guard`, `prices` and `stripe`, which are tables of their own.
+/// `docs/configuration.md` is made of this.
 pub(crate) const SETTINGS: &[Setting] = &[
     unset(
         "DATABASE_URL",

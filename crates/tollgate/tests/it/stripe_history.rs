@@ -1,4 +1,5 @@
-//! Whole histories: shuffled, repeated, at the same time, with a worker killed in between. The credits are those of the story.
+//! Whole histories: shuffled, repeated, at the same time, with a worker killed in between. The credits are those of the
+//! story.
 
 use std::time::Duration;
 

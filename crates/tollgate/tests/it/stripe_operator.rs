@@ -107,7 +107,8 @@ async fn what_has_no_rate_waits_for_one_and_is_granted_by_a_redrive() {
     assert_books(&app).await;
 }
 
-/// A dispute counts in the currency of the cardholder's bank, which need not be that of the purchase: 500 yen are not 500 cents.
+/// A dispute counts in the currency of the cardholder's bank, which need not be that of the purchase: 500 yen are not 500
+/// cents.
 #[tokio::test]
 async fn what_is_taken_back_in_another_currency_counts_for_nothing_and_an_operator_is_told() {
     let app = start(1, &[]).await;

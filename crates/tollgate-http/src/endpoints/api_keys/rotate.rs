@@ -33,9 +33,9 @@ pub(crate) struct KeyRotation {
 
 /// Replaces a key
 ///
-/// Makes a key of the same name, scopes and rate limit. Both keys work until the old one has ended. A key cannot rotate one
-/// with a scope that it lacks itself, nor one that is revoked or has expired, nor give the new one a longer life than its own;
-/// it may rotate itself.
+/// Makes a key of the same name, scopes and rate limit. Both keys work until the old one has ended. A key cannot rotate
+/// one with a scope that it lacks itself, nor one that is revoked or has expired, nor give the new one a longer life than
+/// its own; it may rotate itself.
 #[utoipa::path(
     post,
     path = "/v1/api-keys/{id}/rotate",

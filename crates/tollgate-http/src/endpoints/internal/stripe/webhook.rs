@@ -1,7 +1,7 @@
 //! `POST /internal/stripe/webhook`
 //!
-//! Its signature is its authorisation. Stripe sends an event again, for days, until it is answered with 2xx; so what cannot be
-//! stored now is refused, and what has been stored is acknowledged, however often it comes.
+//! Its signature is its authorisation. Stripe sends an event again, for days, until it is answered with 2xx; so what
+//! cannot be stored now is refused, and what has been stored is acknowledged, however often it comes.
 
 use axum::Json;
 use axum::body::Body;
