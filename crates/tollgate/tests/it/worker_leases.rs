@@ -107,6 +107,10 @@ async fn a_frozen_worker_wakes_when_all_is_over_changes_nothing_and_works_again(
     let other = app.start_worker().await;
     let before = app.ended(id).await;
     assert_eq!(before.output.as_ref().unwrap().text, "by the other");
+    eventually("the frozen one is signed out", Duration::from_secs(10), || async {
+        (app.number(WORKERS).await == 1).then_some(())
+    })
+    .await;
     assert_eq!(other.terminate().await, 0);
     assert_eq!(app.number(WORKERS).await, 0, "both are signed out by now");
 

@@ -134,7 +134,8 @@ async fn an_idle_worker_starts_a_job_as_soon_as_it_is_there() {
         assert_eq!(job.scheduled_at, job.created_at);
         slowest = slowest.max(waited(&job));
     }
-    assert!(slowest < TimeDelta::milliseconds(500), "one waited for {slowest}");
+    // One that nobody was woken for would wait for half a minute.
+    assert!(slowest < TimeDelta::seconds(3), "one waited for {slowest}");
     println!("the slowest of 20 waited for {slowest}");
 
     // One that is due later: the sleep has an end that nobody needs to announce.
@@ -144,13 +145,13 @@ async fn an_idle_worker_starts_a_job_as_soon_as_it_is_there() {
     let job = app.ended(app.submit_with("soon", wishes).await).await;
     assert!(job.scheduled_at > job.created_at);
     assert!(waited(&job) >= TimeDelta::zero(), "early by {}", -waited(&job));
-    assert!(waited(&job) < TimeDelta::milliseconds(500), "late by {}", waited(&job));
+    assert!(waited(&job) < TimeDelta::seconds(3), "late by {}", waited(&job));
 
     // A worker that lost its ear hears again, and has missed nothing meanwhile.
     for _ in 0..5 {
         assert_eq!(cut(&app, "query LIKE 'LISTEN%'").await, 3, "one connection a queue listens");
         let job = app.ended(app.submit("to a deaf ear").await).await;
-        assert!(waited(&job) < TimeDelta::seconds(2), "waited for {}", waited(&job));
+        assert!(waited(&job) < TimeDelta::seconds(3), "waited for {}", waited(&job));
     }
 }
 
