@@ -151,14 +151,18 @@ pub async fn probe(pool: &PgPool) -> crate::Result<()> {
     }
 }
 
-/// Closes those of the pool's idle connections that do not answer, so that no request meets them.
+/// For an idle connection to answer: a round trip.
+const PING: Duration = Duration::from_millis(500);
+
+/// Closes those of the pool's idle connections that do not answer soon, so that no request meets them. Those that do are the
+/// pool's again at once.
 pub async fn drop_broken(pool: &PgPool) {
     let mut idle = Vec::new();
     while let Some(conn) = pool.try_acquire() {
         idle.push(conn);
     }
-    for conn in &mut idle {
-        if conn.ping().await.is_err() {
+    while let Some(mut conn) = idle.pop() {
+        if !matches!(tokio::time::timeout(PING, conn.ping()).await, Ok(Ok(()))) {
             conn.close_on_drop();
         }
     }

@@ -7,7 +7,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres};
 use tollgate_model::account::AccountId;
 
-use crate::connect::drop_broken;
+use crate::connect::{drop_broken, probe};
 use crate::{Error, Result};
 
 /// A transaction in one account's name: row-level security shows it that account's rows and no others.
@@ -74,6 +74,9 @@ impl SystemTx {
     }
 }
 
+/// For a server to be found there again.
+const IS_THERE: Duration = Duration::from_secs(1);
+
 /// How long a transaction that nobody wants any more may take to end.
 const ROLLBACK: Duration = Duration::from_secs(5);
 
@@ -86,22 +89,27 @@ const ROLLBACK: Duration = Duration::from_secs(5);
 struct Open(Option<PoolConnection<Postgres>>);
 
 impl Open {
-    /// A connection whose server has gone since it was last used is found out here, where nothing is done yet: then the
-    /// pool's others are looked at, and it begins on one that answers.
+    /// A connection whose server has gone since it was last used is found out here, where nothing is done yet: if it is there
+    /// again, it begins on another one.
     async fn begin(pool: &PgPool, sql: String) -> Result<Self> {
-        match Self::begin_once(pool, sql.clone()).await {
-            Err(error) if is_lost(&error) => {
-                drop_broken(pool).await;
-                Self::begin_once(pool, sql).await
-            }
-            begun => begun,
+        let mut open = Self(Some(pool.acquire().await?));
+        let Err(error) = open.execute(sql.clone()).await else { return Ok(open) };
+        let is_there = async {
+            drop_broken(pool).await;
+            probe(pool).await.is_ok()
+        };
+        // Asked once: who asks a pool for a connection keeps dialling, and in an outage all would.
+        if is_lost(&error) && tokio::time::timeout(IS_THERE, is_there).await == Ok(true) {
+            open = Self(Some(pool.acquire().await?));
+            open.execute(sql).await?;
+            return Ok(open);
         }
+        Err(error)
     }
 
-    async fn begin_once(pool: &PgPool, sql: String) -> Result<Self> {
-        let mut open = Self(Some(pool.acquire().await?));
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(open.conn()).await?;
-        Ok(open)
+    async fn execute(&mut self, sql: String) -> Result<()> {
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(self.conn()).await?;
+        Ok(())
     }
 
     async fn commit(mut self) -> Result<()> {

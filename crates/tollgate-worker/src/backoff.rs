@@ -99,6 +99,11 @@ impl Backoff {
             self.db.suspect(None);
         }
         tokio::time::sleep(delay(self.failures, self.longest, jitter())).await;
+        self.while_away().await;
+    }
+
+    /// Waits while the database is known to be away.
+    pub(crate) async fn while_away(&self) {
         let _ = tokio::time::timeout(TRUST, self.db.back()).await;
     }
 }

@@ -18,6 +18,7 @@ const UNTOLD: Duration = Duration::from_secs(1);
 pub(crate) async fn promote<W: Work>(worker: Arc<Worker<W>>) {
     let mut database = Backoff::new("scheduling", &worker.db);
     loop {
+        database.while_away().await;
         match in_time(queue::promote_due(&worker.db, worker.queue())).await {
             Ok(promotion) => {
                 database.succeeded();

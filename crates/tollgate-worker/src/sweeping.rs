@@ -20,6 +20,7 @@ pub(crate) async fn sweep<W: Work>(worker: Arc<Worker<W>>) {
     loop {
         let pause = (worker.config.visibility_timeout / 3).mul_f64(0.5 + jitter());
         tokio::time::sleep(pause).await;
+        database.while_away().await;
         rounds.sweeper = Some(*worker.id.borrow());
         match within(DEADLINE, sweep::sweep(&worker.db, &mut rounds)).await {
             Ok(swept) => {

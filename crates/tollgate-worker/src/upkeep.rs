@@ -73,6 +73,7 @@ impl Turns {
 
     async fn next(&mut self) {
         sleep(self.pause.mul_f64(0.5 + jitter())).await;
+        self.database.while_away().await;
         self.began = Instant::now();
     }
 
@@ -158,6 +159,7 @@ async fn count(db: &Database) {
     loop {
         let began = Instant::now();
         for queue in QueueName::ALL {
+            database.while_away().await;
             match in_time(queue::counts(db, &[queue])).await {
                 Ok(counts) => {
                     database.succeeded();
@@ -182,6 +184,7 @@ async fn show_guards(db: &Database, guards: &GuardConfig, breaker_enabled: &watc
     let mut database = Backoff::new("reading the guards", db);
     let mut forget_at = Instant::now();
     loop {
+        database.while_away().await;
         if Instant::now() >= forget_at {
             forget_at = Instant::now() + LATENCIES;
             if let Err(error) = in_time(guard::forget_latencies(db, guards)).await {

@@ -94,13 +94,13 @@ async fn worker_ids(app: &TestApp) -> BTreeSet<Uuid> {
     ids.unwrap().into_iter().collect()
 }
 
-/// All is as it was: an idle worker hears of a job at once, and does not poll for it. (Twice the second that it may take
-/// on a machine that does nothing else.)
+/// All is as it was: an idle worker hears of a job at once, and does not poll for it, which would take half a minute. (It
+/// may take a second on a machine that does nothing else.)
 async fn wakes_at_once(app: &TestApp, prompt: &str) {
     let job = app.ended(insist(app, prompt).await).await;
     assert_eq!((job.status, job.attempts), (JobStatus::Succeeded, 1));
     println!("`{prompt}` waited for {}", waited(&job));
-    assert!(waited(&job) < TimeDelta::seconds(2), "`{prompt}` waited for {}", waited(&job));
+    assert!(waited(&job) < TimeDelta::seconds(5), "`{prompt}` waited for {}", waited(&job));
 }
 
 #[tokio::test]
