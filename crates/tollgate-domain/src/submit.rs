@@ -30,7 +30,6 @@ pub struct Entrance {
     rules: SubmissionRules,
     prices: Prices,
     admission: Admission,
-    wakers: Wakers,
     batches: Batches,
 }
 
@@ -46,7 +45,7 @@ impl Entrance {
         wakers: Wakers,
     ) -> Self {
         let terms = SubmitTerms { ttl, max_queued: admission.per_account(), keep: KEEP };
-        Self { rules, prices, admission, wakers, batches: Batches::new(db, terms) }
+        Self { rules, prices, admission, batches: Batches::new(db, terms, wakers) }
     }
 
     /// Accepts a job of the account that holds the key, and wakes a worker for it: `202 {"job_id"}`.
@@ -69,7 +68,6 @@ impl Entrance {
         let mut answer = Answer::new(202, &json!({ "job_id": id }))?;
         let location = format!("/v1/jobs/{id}");
         answer.location = Some(location.clone());
-        let job_type = job.job_type.clone();
         let hold = quote.estimate;
         let new = NewJob {
             account,
@@ -82,12 +80,9 @@ impl Entrance {
             response: answer.body.clone(),
             location,
         };
-        let line = new.line();
         match self.batches.submit(new).await? {
             Submitted::Accepted => {
                 place.taken();
-                self.wakers.wake(line);
-                metrics::counter!("tollgate_jobs_submitted_total", "type" => job_type).increment(1);
                 Ok(answer)
             }
             Submitted::Replayed { response, location } => {

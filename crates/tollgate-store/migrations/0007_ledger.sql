@@ -1,3 +1,13 @@
+-- A worker of before ends a job without resolving its hold, which nothing would ever free.
+ALTER TABLE queue.workers NO FORCE ROW LEVEL SECURITY;
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM queue.workers WHERE heartbeat_at + visibility_timeout > clock_timestamp()) THEN
+        RAISE EXCEPTION 'workers of an older version are running, who know nothing of credits: stop them and every API, then migrate';
+    END IF;
+END $$;
+ALTER TABLE queue.workers FORCE ROW LEVEL SECURITY;
+
 -- The ledger with both sides of each entry. An entry moves credits between four places: what the account may spend, what
 -- is held for its jobs, what its jobs have cost, and what it owes; `granted` is what came from outside (or went back
 -- there). So each row balances by itself, a CHECK says so, and no row trigger is needed.

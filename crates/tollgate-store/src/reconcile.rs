@@ -90,7 +90,7 @@ pub async fn all_books(tx: &mut TenantTx) -> Result<Option<(Books, i64)>> {
                                 coalesce(sum(owed), 0)::bigint AS owed
                          FROM app.credits_ledger WHERE account_id = $1) AS l,
                 LATERAL (SELECT coalesce(sum(credits_held), 0)::bigint AS held
-                         FROM app.jobs WHERE account_id = $1) AS j
+                         FROM app.jobs WHERE account_id = $1 AND finished_at IS NULL) AS j
            WHERE b.account_id = $1"#,
         tx.account().0,
     )

@@ -12,11 +12,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::timeout;
 use tollgate_model::account::AccountId;
 use tollgate_store as store;
 use tollgate_store::{NewJob, SubmitTerms, Submitted};
 
-use crate::{Database, Error, Result};
+use crate::{Database, Error, Result, Wakers};
 
 /// Submissions that go together at most: enough to share a commit's cost, few enough that none waits long for the others.
 const LARGEST: usize = 64;
@@ -43,6 +44,7 @@ pub(super) struct Batches(Arc<Shared>);
 struct Shared {
     db: Database,
     terms: SubmitTerms,
+    wakers: Wakers,
     state: Mutex<State>,
     /// For statements that wait.
     patient: Semaphore,
@@ -67,9 +69,9 @@ struct Waiting {
 }
 
 impl Batches {
-    pub(super) fn new(db: Database, terms: SubmitTerms) -> Self {
+    pub(super) fn new(db: Database, terms: SubmitTerms, wakers: Wakers) -> Self {
         let (state, patient) = (Mutex::default(), Semaphore::new(STATEMENTS));
-        Self(Arc::new(Shared { db, terms, state, patient }))
+        Self(Arc::new(Shared { db, terms, wakers, state, patient }))
     }
 
     /// What becomes of a submission. Once it is under way it goes on if the one who waits for it leaves.
@@ -101,7 +103,21 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Stores what can be accepted of them, and wakes workers for it, whoever still waits for the answer.
     async fn submit(&self, patience: Duration, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
+        let outcomes = self.store(patience, jobs).await?;
+        for (new, _) in jobs.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == Submitted::Accepted) {
+            self.wakers.wake(new.line());
+            let job_type = new.job.job_type.clone();
+            metrics::counter!("tollgate_jobs_submitted_total", "type" => job_type).increment(1);
+        }
+        Ok(outcomes)
+    }
+
+    async fn store(&self, patience: Duration, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
+        if jobs.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut tries = TRIES;
         loop {
             tries -= 1;
@@ -182,55 +198,75 @@ impl Turn {
     async fn send(&mut self, mut batch: Vec<Waiting>) {
         metrics::histogram!("tollgate_submit_batch_jobs").record(batch.len() as f64);
         batch.sort_by(|a, b| a.new.place().cmp(&b.new.place()));
-        let (jobs, told): (Vec<_>, Vec<_>) = batch.into_iter().map(|one| (one.new, one.told)).unzip();
+        let (jobs, told) = apart(batch);
         match self.of.submit(SOON, &jobs).await {
             Ok(outcomes) => tell(told, outcomes.into_iter().map(Ok)),
-            Err(error) if is_of_some(&error) => self.part(jobs, told).await,
+            Err(error) if is_of_some(&error) => self.part(together(jobs, told)).await,
             // Whether it was done may not be known, and a part of it would fare no better.
             Err(error) => refuse(told, &error),
         }
     }
 
     /// Each account by itself, and who has to be waited for beside the others: so he holds up nobody else.
-    async fn part(&mut self, jobs: Vec<NewJob>, told: Vec<Told>) {
-        let mut parts: HashMap<AccountId, (Vec<_>, Vec<_>)> = HashMap::new();
-        for (new, told) in jobs.into_iter().zip(told) {
-            let part = parts.entry(new.account).or_default();
-            part.0.push(new);
-            part.1.push(told);
+    async fn part(&mut self, batch: Vec<Waiting>) {
+        let mut parts: HashMap<AccountId, Vec<Waiting>> = HashMap::new();
+        for one in batch {
+            parts.entry(one.new.account).or_default().push(one);
         }
-        for (account, (jobs, told)) in parts {
+        for (account, part) in parts {
+            let (jobs, told) = apart(present(part));
             match self.of.submit(AT_ONCE, &jobs).await {
                 Ok(outcomes) => tell(told, outcomes.into_iter().map(Ok)),
-                Err(error) if is_of_some(&error) => self.wait_for(account, jobs, told),
+                Err(error) if is_of_some(&error) => self.wait_for(account, together(jobs, told)),
                 Err(error) => refuse(told, &error),
             }
         }
     }
 
-    fn wait_for(&mut self, account: AccountId, jobs: Vec<NewJob>, told: Vec<Told>) {
+    fn wait_for(&mut self, account: AccountId, batch: Vec<Waiting>) {
         self.accounts.remove(&account);
         let turn = Self { of: self.of.clone(), accounts: HashSet::from([account]), counts: false };
         spawn(async move {
-            turn.send_patiently(&jobs, told).await;
+            turn.send_patiently(batch).await;
             turn.run().await;
         });
     }
 
     /// One account's. One of them that cannot be stored, or is under way elsewhere, must not be the end of the others.
-    async fn send_patiently(&self, jobs: &[NewJob], told: Vec<Told>) {
-        let _permit = self.of.patient.acquire().await;
-        match self.of.submit(PATIENCE, jobs).await {
+    async fn send_patiently(&self, batch: Vec<Waiting>) {
+        let Ok(Ok(_permit)) = timeout(PATIENCE, self.of.patient.acquire()).await else {
+            return refuse(apart(batch).1, &Error::timed_out());
+        };
+        let (jobs, told) = apart(present(batch));
+        match self.of.submit(PATIENCE, &jobs).await {
             Ok(outcomes) => tell(told, outcomes.into_iter().map(Ok)),
             Err(error) if jobs.len() > 1 && is_of_one(&error) => {
-                for (job, told) in jobs.iter().zip(told) {
-                    let alone = self.of.submit(SOON, std::slice::from_ref(job)).await;
-                    tell(vec![told], alone.map(|mut one| one.pop()).transpose());
+                for one in together(jobs, told) {
+                    let (job, told) = apart(present(vec![one]));
+                    match self.of.submit(SOON, &job).await {
+                        Ok(outcomes) => tell(told, outcomes.into_iter().map(Ok)),
+                        Err(error) => refuse(told, &error),
+                    }
                 }
             }
             Err(error) => refuse(told, &error),
         }
     }
+}
+
+/// Those who are still there. Who has left was told that it was not done, or may ask again: it must not be done behind his
+/// back.
+fn present(mut batch: Vec<Waiting>) -> Vec<Waiting> {
+    batch.retain(|one| !one.told.is_closed());
+    batch
+}
+
+fn apart(batch: Vec<Waiting>) -> (Vec<NewJob>, Vec<Told>) {
+    batch.into_iter().map(|one| (one.new, one.told)).unzip()
+}
+
+fn together(jobs: Vec<NewJob>, told: Vec<Told>) -> Vec<Waiting> {
+    jobs.into_iter().zip(told).map(|(new, told)| Waiting { new, told }).collect()
 }
 
 /// Tells each what became of his. Who is told nothing finds his channel closed.
@@ -261,7 +297,7 @@ impl State {
     /// The first who wait, as many as may go together: none of an account that is in a statement, of each account no more
     /// than its share, and of those with the same idempotency key one. The others are answered what it was.
     fn take(&mut self) -> Vec<Waiting> {
-        // Who has left was told that it was not done, or may ask again: it must not be done behind his back.
+        // As `present` has it.
         self.waiting.retain(|one| !one.told.is_closed());
         let mut batch: Vec<Waiting> = Vec::new();
         let mut rest = VecDeque::new();

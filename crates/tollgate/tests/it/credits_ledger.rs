@@ -233,4 +233,11 @@ async fn books_that_do_not_add_up_are_found_out() {
         .await;
     }
     assert_eq!(app.number("SELECT count(*) FROM app.ledger_sums WHERE delta = 5").await, 1);
+    // What a job holds that has ended, nothing will ever free.
+    app.change(
+        "UPDATE app.jobs SET status = 'failed', finished_at = now(), error_code = 'x', error_message = 'x'",
+    )
+    .await;
+    let left = Drift { account_id: account, balance: 0, held: 7, owed: 0 };
+    assert_eq!(reconcile::all(&operator, None).await.unwrap(), (2, vec![left]));
 }
