@@ -73,7 +73,8 @@ CREATE TABLE app.idempotency_keys (
     expires_at  timestamptz NOT NULL,
     PRIMARY KEY (account_id, method, route, key)
 );
-CREATE INDEX idempotency_keys_expiry ON app.idempotency_keys (account_id, expires_at);
+-- Partial for the same reason: who looks for a key's answer must not walk all of the account's.
+CREATE INDEX idempotency_keys_expiry ON app.idempotency_keys (account_id, expires_at) WHERE expires_at IS NOT NULL;
 COMMENT ON COLUMN app.idempotency_keys.response IS 'The body of the answer; sealed under the API key of who asked where it holds a secret.';
 ALTER TABLE app.idempotency_keys ENABLE ROW LEVEL SECURITY;
 ALTER TABLE app.idempotency_keys FORCE ROW LEVEL SECURITY;
