@@ -35,6 +35,8 @@ pub struct Caller {
     pub account: AccountId,
     /// Which key.
     pub key: Uuid,
+    /// The key as which its requests are counted: itself, or the one it replaces or was made by.
+    pub counted_as: Uuid,
     /// What it may do.
     pub scopes: Vec<Scope>,
     /// How often, if that was said of this key.
@@ -112,9 +114,10 @@ impl Authenticator {
         let fingerprint = self.fingerprint(presented);
         let now = self.now();
         for candidate in store::find_key(db.pool(), key.prefix()).await? {
-            let store::KeyCandidate { account, key_id, secret_hash: hash, scopes, rate_limit } = candidate;
+            let store::KeyCandidate { account, key_id, secret_hash: hash, scopes, rate_limit, counted_as } =
+                candidate;
             let rate_limit = own_rate_limit(key_id, rate_limit.as_deref());
-            let caller = Caller { account, key: key_id, scopes, rate_limit };
+            let caller = Caller { account, key: key_id, counted_as, scopes, rate_limit };
             let known = Arc::new(Verified { hash, caller: caller.clone(), read: AtomicU64::new(now) });
             if self.matches(&key, fingerprint, &known, from).await? {
                 self.verified.insert(fingerprint, known);
@@ -211,6 +214,7 @@ mod tests {
         let caller = Caller {
             account: AccountId(Uuid::nil()),
             key: Uuid::nil(),
+            counted_as: Uuid::nil(),
             scopes: Vec::new(),
             rate_limit: None,
         };

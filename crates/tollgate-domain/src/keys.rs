@@ -138,13 +138,15 @@ pub async fn create_for<F: FnOnce(&KeyInfo, &ApiKey) -> Result<Answer>>(
     answering.give(tx, &info, &drawn.key).await
 }
 
-/// What the key of who asks bounds in the keys it makes: nobody lifts his own limits, nor hands on more life than he has.
-/// Operators are bound by nothing.
+/// What the key of who asks bounds in the keys it makes: nobody lifts his own limits, nor has them twice, nor hands on more
+/// life than he has. Operators are bound by nothing.
 #[derive(Default)]
 struct Bounds {
     expires_at: Option<DateTime<Utc>>,
     rate_limit: Option<String>,
     daily_credit_limit: Option<i64>,
+    /// The key, if it has limits: those it makes count with it.
+    limited: Option<Uuid>,
 }
 
 impl Bounds {
@@ -156,7 +158,8 @@ impl Bounds {
             return Err(Error::KeyGone);
         }
         let KeyInfo { expires_at, rate_limit, daily_credit_limit, .. } = own;
-        Ok(Self { expires_at, rate_limit, daily_credit_limit })
+        let limited = (rate_limit.is_some() || daily_credit_limit.is_some()).then_some(id);
+        Ok(Self { expires_at, rate_limit, daily_credit_limit, limited })
     }
 
     /// When the new key is to end.
@@ -174,6 +177,12 @@ impl Bounds {
             }),
             _ => Ok(Some(asked)),
         }
+    }
+
+    /// The stricter one; one that cannot be read is none.
+    fn rate_limit<'a>(&'a self, wanted: Option<&'a str>) -> Option<&'a str> {
+        let both = wanted.into_iter().chain(self.rate_limit.as_deref());
+        both.min_by_key(|limit| limit.parse::<RateLimit>().map_err(drop))
     }
 
     fn daily_credit_limit(&self, wanted: Option<i64>) -> Option<i64> {
@@ -216,8 +225,9 @@ async fn insert(
         name: new.name,
         scopes,
         expires_at: by.end(tx, new.expires).await?,
-        rate_limit: new.rate_limit.or(by.rate_limit.as_deref()),
+        rate_limit: by.rate_limit(new.rate_limit),
         daily_credit_limit: by.daily_credit_limit(new.daily_credit_limit),
+        counts_with: by.limited,
         ..drawn.to_insert()
     };
     let inserted = store::insert_key(tx, key).await;
@@ -235,7 +245,8 @@ async fn insert(
     Ok(info)
 }
 
-/// Replaces a key by a new one of the same name, scopes and limits, and lets the old one end as the rotation says.
+/// Replaces a key by a new one of the same name, scopes and limits, which counts with it, and lets the old one end as the
+/// rotation says.
 /// The second value is the only copy of the new key there will ever be.
 pub async fn rotate(
     db: &Database,
@@ -284,6 +295,12 @@ fn check_overlap(rotation: &Rotation<'_>) -> Result<()> {
 }
 
 async fn replace(tx: &mut TenantTx, actor: Actor, rotation: &Rotation<'_>, drawn: &Drawn) -> Result<KeyInfo> {
+    // In the order of their ids: two keys that replace each other do not wait for each other.
+    if let Actor::Key(asks) = actor
+        && asks < rotation.key
+    {
+        store::lock_key(tx, asks).await?;
+    }
     let old = store::lock_key(tx, rotation.key).await?.ok_or(Error::NotFound("API key"))?;
     let now = tx.now().await?;
     if old.has_ended(now) {
@@ -298,12 +315,12 @@ async fn replace(tx: &mut TenantTx, actor: Actor, rotation: &Rotation<'_>, drawn
         scopes: &old.scopes,
         expires_at: by.end(tx, rotation.expires).await?,
         rotated_from: Some(old.id),
-        rate_limit: old.rate_limit.as_deref().or(by.rate_limit.as_deref()),
+        rate_limit: by.rate_limit(old.rate_limit.as_deref()),
         daily_credit_limit: by.daily_credit_limit(old.daily_credit_limit),
+        counts_with: Some(old.id),
         ..drawn.to_insert()
     };
     let info = store::insert_key(tx, key).await?;
-    store::carry_spending(tx, old.id, info.id).await?;
     if let Some(overlap) = rotation.overlap {
         store::end_key(tx, old.id, now + overlap).await?;
     }
@@ -374,6 +391,7 @@ impl Drawn {
             rotated_from: None,
             rate_limit: None,
             daily_credit_limit: None,
+            counts_with: None,
         }
     }
 }

@@ -30,8 +30,8 @@ const IDLE: Duration = Duration::from_mins(10);
 #[derive(Clone)]
 pub struct RateLimits {
     usual: RateLimit,
-    /// By key and group: the row of the URL table.
-    shares: Cache<(Uuid, &'static str), Arc<Leased>>,
+    /// By the key that is counted, and group: the row of the URL table. Keys that count as one may differ in their limits.
+    shares: Cache<(Uuid, &'static str, Quota), Arc<Leased>>,
     began: Instant,
 }
 
@@ -76,7 +76,7 @@ impl RateLimits {
         let RateLimit::Quota(quota) = caller.rate_limit.unwrap_or(self.usual) else {
             return Ok(Allowed::Unlimited);
         };
-        let leased = self.shares.get_with((caller.key, group), Arc::default);
+        let leased = self.shares.get_with((caller.counted_as, group, quota), Arc::default);
         let mut verdict = leased.share().spend(quota, self.began.elapsed());
         if verdict == Verdict::Lease {
             let lease = self.lease(&leased, db, caller, group, quota);
@@ -111,7 +111,7 @@ impl RateLimits {
             }
         };
         let mut tx = TenantTx::begin(db.pool(), caller.account).await?;
-        let counted = store::count_requests(&mut tx, caller.key, group, wanted, quota.window).await?;
+        let counted = store::count_requests(&mut tx, caller.counted_as, group, wanted, quota.window).await?;
         tx.commit().await?;
         Ok(leased.share().leased(quota, wanted, counted, asked, self.began.elapsed()))
     }

@@ -11,6 +11,7 @@
 pub mod allowance;
 pub mod share;
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -27,12 +28,36 @@ pub enum RateLimit {
 }
 
 /// So many requests in so much time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Quota {
     /// Requests; at least 1.
     pub requests: u32,
     /// Whole seconds; at least 1.
     pub window: Duration,
+}
+
+/// From the strictest to none: by requests a second in the long run; of two that are alike, by how many may come at once.
+impl Ord for RateLimit {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (Self::Unlimited, Self::Unlimited) => Ordering::Equal,
+            (Self::Unlimited, Self::Quota(_)) => Ordering::Greater,
+            (Self::Quota(_), Self::Unlimited) => Ordering::Less,
+            (Self::Quota(one), Self::Quota(two)) => {
+                let requests_in_both =
+                    |quota: &Quota, window: Duration| u128::from(quota.requests) * window.as_nanos();
+                requests_in_both(one, two.window)
+                    .cmp(&requests_in_both(two, one.window))
+                    .then(one.requests.cmp(&two.requests))
+            }
+        }
+    }
+}
+
+impl PartialOrd for RateLimit {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// The longest window.
@@ -104,7 +129,34 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_stricter_comes_first() {
+        let mut limits =
+            ["off", "600,1m", "10,1s", "60,2h", "60,1h", "1,1m", "600,1h", "600,59s", "4000000000,1s"]
+                .map(|text| text.parse::<RateLimit>().unwrap());
+        limits.sort();
+        let sorted = limits.map(|limit| limit.to_string());
+        assert_eq!(
+            sorted,
+            ["60,2h", "1,1m", "60,1h", "600,1h", "10,1s", "600,1m", "600,59s", "4000000000,1s", "off"]
+        );
+    }
+
+    fn any_limit() -> impl Strategy<Value = RateLimit> {
+        // Few values, so that many rates are alike.
+        let quota = (1_u32..20, 1_u64..20)
+            .prop_map(|(requests, seconds)| Quota { requests, window: Duration::from_secs(seconds) });
+        prop_oneof![Just(RateLimit::Unlimited), quota.prop_map(RateLimit::Quota)]
+    }
+
     proptest! {
+        #[test]
+        fn strictness_is_an_order(a in any_limit(), b in any_limit(), c in any_limit()) {
+            prop_assert_eq!(a.cmp(&b), b.cmp(&a).reverse());
+            prop_assert_eq!(a.cmp(&b).is_eq(), a == b);
+            prop_assert!(!(a <= b && b <= c) || a <= c);
+        }
+
         #[test]
         fn what_is_written_is_read(requests in 1_u32.., seconds in 1_u64..=86_400) {
             let limit = RateLimit::Quota(Quota { requests, window: Duration::from_secs(seconds) });

@@ -50,7 +50,7 @@ CREATE TABLE app.key_spending (
     PRIMARY KEY (account_id, key_id, day),
     FOREIGN KEY (account_id, key_id) REFERENCES app.api_keys
 );
-COMMENT ON TABLE app.key_spending IS 'By a key with a limit, for the jobs it submitted on a day (UTC): what is held for them, or what they cost.';
+COMMENT ON TABLE app.key_spending IS 'By a key with a limit, and those that count as it (counted_as), for the jobs they submitted on a day (UTC): what is held for them, or what they cost.';
 ALTER TABLE app.key_spending ENABLE ROW LEVEL SECURITY;
 ALTER TABLE app.key_spending FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON app.key_spending
@@ -99,19 +99,21 @@ CREATE POLICY operator ON billing.prices TO app_operator USING (true) WITH CHECK
 GRANT SELECT ON billing.prices TO app_api, app_operator;
 GRANT INSERT ON billing.prices TO app_operator;
 
--- Counts what a key with a limit spends today. `false`: it would be more than it may.
+-- Counts what a key with a limit spends today, beside those that count as the same. `false`: it would be more than it may.
+-- What is given back is taken always: the others may have gone beyond this key's own limit, if they have higher ones.
 CREATE FUNCTION app.spend(account uuid, key uuid, amount bigint) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    most bigint;
+    most    bigint;
+    counted uuid;
 BEGIN
-    SELECT k.daily_credit_limit INTO most FROM app.api_keys k WHERE k.account_id = account AND k.id = key;
+    SELECT k.daily_credit_limit, k.counted_as INTO most, counted FROM app.api_keys k WHERE k.account_id = account AND k.id = key;
     IF most IS NULL THEN
         RETURN true;
     END IF;
     INSERT INTO app.key_spending AS s (account_id, key_id, day, credits)
-    SELECT account, key, (now() AT TIME ZONE 'UTC')::date, amount WHERE amount <= most
+    SELECT account, counted, (now() AT TIME ZONE 'UTC')::date, amount WHERE amount <= most
     ON CONFLICT (account_id, key_id, day) DO UPDATE SET credits = s.credits + excluded.credits
-    WHERE s.credits + excluded.credits <= most;
+    WHERE excluded.credits < 0 OR s.credits + excluded.credits <= most;
     RETURN FOUND;
 END $$;
 REVOKE ALL ON FUNCTION app.spend FROM PUBLIC;

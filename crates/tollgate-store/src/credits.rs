@@ -51,14 +51,16 @@ pub async fn grant(
 pub async fn refund(tx: &mut TenantTx, jobs: &[Uuid], entries: &[Uuid]) -> Result<()> {
     sqlx::query!(
         "WITH job AS MATERIALIZED (
-             SELECT asked.id, asked.entry, own.held, own.key_id, own.day
+             SELECT asked.id, asked.entry, own.held, own.counted_as, own.day
              FROM unnest($2::uuid[], $3::uuid[]) AS asked (id, entry),
-                  LATERAL (SELECT credits_held AS held, key_id, (created_at AT TIME ZONE 'UTC')::date AS day FROM app.jobs
-                           WHERE account_id = $1 AND id = asked.id AND credits_held > 0 LIMIT 1
+                  LATERAL (SELECT j.credits_held AS held, (j.created_at AT TIME ZONE 'UTC')::date AS day,
+                                  (SELECT k.counted_as FROM app.api_keys k
+                                   WHERE k.account_id = $1 AND k.id = j.key_id) AS counted_as
+                           FROM app.jobs j WHERE j.account_id = $1 AND j.id = asked.id AND j.credits_held > 0 LIMIT 1
                            FOR NO KEY UPDATE) AS own
          ), spent AS MATERIALIZED (
              SELECT own.day FROM job, LATERAL (SELECT s.day FROM app.key_spending s
-                                               WHERE s.account_id = $1 AND s.key_id = job.key_id AND s.day = job.day
+                                               WHERE s.account_id = $1 AND s.key_id = job.counted_as AND s.day = job.day
                                                LIMIT 1 FOR NO KEY UPDATE) AS own
          ), debt AS MATERIALIZED (
              SELECT owed FROM app.credit_balances
@@ -78,8 +80,8 @@ pub async fn refund(tx: &mut TenantTx, jobs: &[Uuid], entries: &[Uuid]) -> Resul
              WHERE b.account_id = $1
          ), spending AS (
              UPDATE app.key_spending s SET credits = greatest(s.credits - sums.held, 0)
-             FROM (SELECT key_id, day, sum(held)::bigint AS held FROM job GROUP BY key_id, day) AS sums
-             WHERE s.account_id = $1 AND s.key_id = sums.key_id AND s.day = sums.day
+             FROM (SELECT counted_as, day, sum(held)::bigint AS held FROM job GROUP BY counted_as, day) AS sums
+             WHERE s.account_id = $1 AND s.key_id = sums.counted_as AND s.day = sums.day
          )
          INSERT INTO app.credits_ledger (account_id, id, delta, held, owed, reason, job_id)
          SELECT $1, entry, held - paid, -held, -paid, $4, id FROM moved",

@@ -280,21 +280,21 @@ pub async fn delete_dead_letters(tx: &mut SystemTx, letters: &[LockedLetter]) ->
 pub async fn reopen_failed(tx: &mut TenantTx, id: Uuid, entry: Uuid) -> Result<bool> {
     let done = sqlx::query!(
         "WITH job AS MATERIALIZED (
-             SELECT coalesce((quote ->> 'estimate')::bigint, 0) AS hold, key_id,
-                    (created_at AT TIME ZONE 'UTC')::date AS day FROM app.jobs
-             WHERE account_id = $1 AND id = $2 AND status = 'failed' FOR NO KEY UPDATE
+             SELECT coalesce((j.quote ->> 'estimate')::bigint, 0) AS hold, (j.created_at AT TIME ZONE 'UTC')::date AS day,
+                    (SELECT k.counted_as FROM app.api_keys k WHERE k.account_id = $1 AND k.id = j.key_id) AS counted_as
+             FROM app.jobs j WHERE j.account_id = $1 AND j.id = $2 AND j.status = 'failed' FOR NO KEY UPDATE
          ), spent AS MATERIALIZED (
              SELECT own.day FROM job, LATERAL (SELECT s.day FROM app.key_spending s
-                                               WHERE s.account_id = $1 AND s.key_id = job.key_id AND s.day = job.day
+                                               WHERE s.account_id = $1 AND s.key_id = job.counted_as AND s.day = job.day
                                                LIMIT 1 FOR NO KEY UPDATE) AS own
          ), paid AS (
              UPDATE app.credit_balances b SET held = b.held + job.hold
              FROM job
              WHERE b.account_id = $1 AND b.posted - b.held >= job.hold AND (SELECT count(*) FROM spent) >= 0
-             RETURNING job.hold, job.key_id, job.day
+             RETURNING job.hold, job.counted_as, job.day
          ), spending AS (
              UPDATE app.key_spending s SET credits = s.credits + paid.hold
-             FROM paid WHERE s.account_id = $1 AND s.key_id = paid.key_id AND s.day = paid.day
+             FROM paid WHERE s.account_id = $1 AND s.key_id = paid.counted_as AND s.day = paid.day
          ), changed AS (
              UPDATE app.jobs
              SET status = 'queued', attempts = 0, scheduled_at = now(), finished_at = NULL, error_code = NULL,

@@ -107,14 +107,15 @@ pub async fn mark_retrying(tx: &mut TenantTx, id: Uuid, at: DateTime<Utc>, error
 pub async fn mark_succeeded(tx: &mut TenantTx, id: Uuid, entry: Uuid, cost: i64) -> Result<bool> {
     let done = sqlx::query!(
         "WITH job AS MATERIALIZED (
-             SELECT credits_held AS held, key_id, (created_at AT TIME ZONE 'UTC')::date AS day FROM app.jobs
-             WHERE account_id = $1 AND id = $2 AND finished_at IS NULL FOR NO KEY UPDATE
+             SELECT j.credits_held AS held, (j.created_at AT TIME ZONE 'UTC')::date AS day,
+                    (SELECT k.counted_as FROM app.api_keys k WHERE k.account_id = $1 AND k.id = j.key_id) AS counted_as
+             FROM app.jobs j WHERE j.account_id = $1 AND j.id = $2 AND j.finished_at IS NULL FOR NO KEY UPDATE
          ), spent AS MATERIALIZED (
              SELECT own.day FROM job, LATERAL (SELECT s.day FROM app.key_spending s
-                                               WHERE s.account_id = $1 AND s.key_id = job.key_id AND s.day = job.day
+                                               WHERE s.account_id = $1 AND s.key_id = job.counted_as AND s.day = job.day
                                                LIMIT 1 FOR NO KEY UPDATE) AS own
          ), moved AS MATERIALIZED (
-             SELECT job.held, job.key_id, job.day, greatest($4 - job.held - (b.posted - b.held), -b.owed) AS owed
+             SELECT job.held, job.counted_as, job.day, greatest($4 - job.held - (b.posted - b.held), -b.owed) AS owed
              FROM job, LATERAL (SELECT posted, held, owed FROM app.credit_balances
                                 WHERE account_id = $1 AND (job.held > 0 OR $4::bigint > 0)
                                   AND (SELECT count(*) FROM spent) >= 0 LIMIT 1
@@ -131,7 +132,7 @@ pub async fn mark_succeeded(tx: &mut TenantTx, id: Uuid, entry: Uuid, cost: i64)
              FROM moved WHERE b.account_id = $1
          ), spending AS (
              UPDATE app.key_spending s SET credits = greatest(s.credits - moved.held + $4, 0)
-             FROM moved WHERE s.account_id = $1 AND s.key_id = moved.key_id AND s.day = moved.day
+             FROM moved WHERE s.account_id = $1 AND s.key_id = moved.counted_as AND s.day = moved.day
          ), entry AS (
              INSERT INTO app.credits_ledger (account_id, id, delta, held, charged, owed, reason, job_id)
              SELECT $1, $3, held - $4 + owed, -held, $4, owed, $7, $2 FROM moved

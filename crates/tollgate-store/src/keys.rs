@@ -21,6 +21,8 @@ pub struct KeyCandidate {
     pub scopes: Vec<Scope>,
     /// Its own rate limit, as it was set: `600,1m`.
     pub rate_limit: Option<String>,
+    /// The key as which its requests are counted.
+    pub counted_as: Uuid,
 }
 
 fn scopes(names: &[String]) -> Vec<Scope> {
@@ -52,6 +54,8 @@ pub struct KeyToInsert<'a> {
     pub rate_limit: Option<&'a str>,
     /// What it may spend in a day, in credits.
     pub daily_credit_limit: Option<i64>,
+    /// The key that it counts with, in rate windows and in what is spent a day; `None`: it counts for itself.
+    pub counts_with: Option<Uuid>,
 }
 
 /// A key's row, its hash left out.
@@ -106,8 +110,10 @@ macro_rules! keys {
 pub async fn insert_key(tx: &mut TenantTx, key: KeyToInsert<'_>) -> Result<KeyInfo> {
     keys!(
         "INSERT INTO app.api_keys
-             (account_id, id, name, prefix, secret_hash, scopes, expires_at, rotated_from, rate_limit, daily_credit_limit)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+             (account_id, id, name, prefix, secret_hash, scopes, expires_at, rotated_from, rate_limit, daily_credit_limit,
+              counted_as)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
+                 coalesce((SELECT k.counted_as FROM app.api_keys k WHERE k.account_id = $1 AND k.id = $11), $2))
          RETURNING",
         "",
         tx.account().0,
@@ -120,6 +126,7 @@ pub async fn insert_key(tx: &mut TenantTx, key: KeyToInsert<'_>) -> Result<KeyIn
         key.rotated_from,
         key.rate_limit,
         key.daily_credit_limit,
+        key.counts_with,
     )
     .fetch_one(tx.conn())
     .await
@@ -130,7 +137,7 @@ pub async fn insert_key(tx: &mut TenantTx, key: KeyToInsert<'_>) -> Result<KeyIn
 pub async fn find_key(pool: &PgPool, prefix: &str) -> Result<Vec<KeyCandidate>> {
     sqlx::query!(
         r#"SELECT account_id AS "account_id!", key_id AS "key_id!", secret_hash AS "secret_hash!", scopes AS "scopes!",
-                  rate_limit
+                  rate_limit, counted_as AS "counted_as!"
            FROM app.find_key($1)"#,
         prefix
     )
@@ -140,6 +147,7 @@ pub async fn find_key(pool: &PgPool, prefix: &str) -> Result<Vec<KeyCandidate>> 
         secret_hash: row.secret_hash,
         scopes: scopes(&row.scopes),
         rate_limit: row.rate_limit,
+        counted_as: row.counted_as,
     })
     .fetch_all(pool)
     .await
@@ -212,21 +220,6 @@ pub async fn revoke_key(tx: &mut TenantTx, id: Uuid) -> Result<Option<KeyInfo>> 
     )
     .fetch_optional(tx.conn())
     .await
-}
-
-/// What a key has spent today, its successor has.
-pub async fn carry_spending(tx: &mut TenantTx, old: Uuid, new: Uuid) -> Result<()> {
-    sqlx::query!(
-        "INSERT INTO app.key_spending (account_id, key_id, day, credits)
-         SELECT account_id, $3, day, credits FROM app.key_spending
-         WHERE account_id = $1 AND key_id = $2 AND day = (now() AT TIME ZONE 'UTC')::date",
-        tx.account().0,
-        old,
-        new,
-    )
-    .execute(tx.conn())
-    .await?;
-    Ok(())
 }
 
 /// Removes up to `limit` rows of what the account's keys have spent on days gone by: no limit asks for them. Returns how

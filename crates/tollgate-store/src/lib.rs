@@ -52,7 +52,7 @@ pub use jobs::{
     mark_requeued, mark_retrying, mark_running, mark_succeeded,
 };
 pub use keys::{
-    KeyCandidate, KeyToInsert, carry_spending, end_key, find_key, insert_key, list_keys, lock_key, mark_used,
+    KeyCandidate, KeyToInsert, end_key, find_key, insert_key, list_keys, lock_key, mark_used,
     remove_spending, revoke_key,
 };
 pub use lanes::{

@@ -47,12 +47,14 @@ fn duration(interval: &PgInterval) -> Duration {
 }
 
 /// Removes up to `limit` of the account's windows that began longer than `before` ago. Returns how many. One that is
-/// begun anew meanwhile has moved, and stays.
+/// begun anew meanwhile stays: said twice, since PostgreSQL before the end of 2025 follows a `ctid` to the row's new version
+/// and deletes that.
 pub async fn remove_rate_windows(tx: &mut TenantTx, before: Duration, limit: i64) -> Result<u64> {
     let done = sqlx::query!(
         "DELETE FROM app.rate_windows WHERE ctid = ANY (ARRAY(
              SELECT ctid FROM app.rate_windows WHERE account_id = $1 AND started_at < now() - $2::interval
-             ORDER BY account_id, key_id, route_group LIMIT $3))",
+             ORDER BY account_id, key_id, route_group LIMIT $3))
+         AND started_at < now() - $2::interval",
         tx.account().0,
         interval(before),
         limit,

@@ -57,7 +57,7 @@ pub(crate) async fn open(app: &TestApp, credits: i64) -> (AccountId, Till) {
 pub(crate) struct Till {
     http: Client,
     pub(crate) url: String,
-    key: String,
+    pub(crate) key: String,
 }
 
 /// An answer.

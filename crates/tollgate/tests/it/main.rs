@@ -37,6 +37,7 @@ mod idempotency_races;
 mod images;
 mod images_kept;
 mod key_life;
+mod key_limits;
 mod layers;
 mod legacy_images;
 mod money_plans;

@@ -35,6 +35,8 @@ fn fill(from: i64, to: i64) -> String {
                                scheduled_at, finished_at, credits_held, quote)
          SELECT {me}, id, 'text', CASE WHEN n % 2 = 0 THEN 'failed' ELSE 'running' END, 5, 1, 5, '{{}}', '{{}}', id, now(),
                 CASE WHEN n % 2 = 0 THEN now() END, n % 2, '{{\"estimate\": 1}}' FROM n;
+         INSERT INTO app.api_keys (account_id, id, name, prefix, secret_hash, scopes, counted_as)
+         SELECT {me}, id, 'a', 'p' || n, '', '{{}}', id FROM n;
          INSERT INTO app.key_spending (account_id, key_id, day, credits)
          SELECT {me}, id, (now() AT TIME ZONE 'UTC')::date - (n % 2)::integer, 1 FROM n;
          INSERT INTO app.images (account_id, id, job_id, content_key, prompt_hash, model, size, url, media_type, byte_length,

@@ -16,8 +16,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA app, queue TO app_a
 fn seed(jobs: u32) -> String {
     format!(
         "INSERT INTO app.accounts (account_id, name) VALUES ('{A}', 'a'), ('0b000000-0000-7000-8000-0000000000bb', 'b');
-         INSERT INTO app.api_keys (account_id, id, name, prefix, secret_hash, scopes)
-             SELECT account_id, account_id, name, 'prefix_' || name, 'hash', '{{}}' FROM app.accounts;
+         INSERT INTO app.api_keys (account_id, id, name, prefix, secret_hash, scopes, counted_as)
+             SELECT account_id, account_id, name, 'prefix_' || name, 'hash', '{{}}', account_id FROM app.accounts;
          INSERT INTO app.jobs (account_id, id, type, status, finished_at, priority, max_attempts, request, metadata,
                                scheduled_at)
              SELECT account_id, gen_random_uuid(), 'text', status, CASE status WHEN 'failed' THEN now() END, 5, 5,

@@ -56,7 +56,8 @@ impl CreatedKey {
 
 /// Creates a key
 ///
-/// A key cannot hand on a scope that it lacks itself, nor a longer life or higher limits than its own.
+/// A key cannot hand on a scope that it lacks itself, nor a longer life or higher limits than its own. What is made by
+/// a key with limits counts with it: both together have them once.
 #[utoipa::path(
     post,
     path = "/v1/api-keys",
