@@ -43,9 +43,7 @@ pub async fn grant(db: &Database, account: AccountId, credits: i64, reason: &str
             problem: format!("must be between 1 and {MAX_GRANT}"),
         });
     }
-    if reason.trim().is_empty() || reason.len() > 500 || reason.contains('\0') {
-        return Err(Error::Invalid { field: "reason", problem: "must have 1 to 500 characters".into() });
-    }
+    audit::check_reason(reason)?;
     let mut tx = TenantTx::begin(db.pool(), account).await?;
     let balance = post(&mut tx, credits, reason).await?;
     tx.commit().await?;

@@ -8,7 +8,7 @@ use tollgate_store::{TenantTx, Tx};
 use uuid::Uuid;
 
 use crate::ids::new_id;
-use crate::{Database, Result};
+use crate::{Database, Error, Result};
 
 /// Adds an entry to the log of the transaction's account. `detail` must hold no secret.
 pub(crate) async fn record(
@@ -30,6 +30,14 @@ pub(crate) async fn record_for_all(
     detail: &Value,
 ) -> Result<()> {
     Ok(store::insert_operators_audit(tx, new_id(), actor, action, object, detail).await?)
+}
+
+/// Why an operator does something, in words that are worth keeping.
+pub(crate) fn check_reason(reason: &str) -> Result<()> {
+    if reason.trim().is_empty() || reason.len() > 500 || reason.contains('\0') {
+        return Err(Error::Invalid { field: "reason", problem: "must have 1 to 500 characters".into() });
+    }
+    Ok(())
 }
 
 /// An account's entries, newest first, older than `before`; `None`: what operators did that belongs to no account, which

@@ -5,14 +5,16 @@ use serde_json::json;
 use tollgate_model::account::AccountId;
 use tollgate_model::audit::{Action, Actor};
 use tollgate_model::dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterPlace, Purged, Redriven};
+use tollgate_model::job::JobError;
 use tollgate_model::queue::{QueueName, TimesToLive};
+use tollgate_model::stripe::inbox::EventState;
 use tollgate_store as store;
-use tollgate_store::{Alone, LockedLetter, SystemTx, Tx};
+use tollgate_store::{Alone, LockedLetter, SystemTx, TenantTx, Tx};
 use uuid::Uuid;
 
 use crate::ids::new_id;
 use crate::waker::wake_workers;
-use crate::{Database, Error, Result, audit};
+use crate::{Database, Error, Result, audit, runs};
 
 /// Letters that one transaction handles; a longer list takes several.
 const BATCH: usize = 500;
@@ -291,6 +293,22 @@ impl<'a> Walk<'a> {
             }
         }
     }
+}
+
+/// Marks what one account's dead tasks of a queue stand for, in the transaction that buries them: whoever looks at that, and
+/// not at the dead letters, must see that nothing more comes of it by itself.
+pub(crate) async fn mark(tx: &mut TenantTx, queue: QueueName, ids: &[Uuid], reason: &JobError) -> Result<()> {
+    match queue {
+        QueueName::GenerationCreate | QueueName::GenerationImage => runs::fail(tx, ids, reason).await?,
+        QueueName::BillingCreditGrant => {
+            for id in ids {
+                store::mark_event(tx, *id, EventState::NeedsAttention, Some(&reason.message)).await?;
+            }
+        }
+        // They stand for nothing that has a status of its own.
+        QueueName::GenerationProbe | QueueName::WebhookDelivery => {}
+    }
+    Ok(())
 }
 
 /// Makes a death known, after the commit that brought it about (SPEC A6).

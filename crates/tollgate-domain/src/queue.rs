@@ -12,7 +12,7 @@ use tollgate_model::lanes::{ListedLane, Plan};
 use tollgate_model::queue::{ClaimedTask, Lease, QueueCounts, QueueName, QueuePolicy, QueueState};
 use tollgate_model::retry::{AfterFailure, after_failure};
 use tollgate_store as store;
-use tollgate_store::{Alone, IdleSign, LaneSettings, SystemTx, Tx as _};
+use tollgate_store::{Alone, IdleSign, LaneSettings, SystemTx, TenantTx, Tx as _};
 use uuid::Uuid;
 
 use crate::waker::wake_workers;
@@ -151,8 +151,8 @@ pub async fn finish_all(db: &Database, leases: &[Lease]) -> Result<Vec<i64>> {
     Ok(store::finish_all(&mut alone, leases).await?)
 }
 
-/// Ends a failed attempt of a task that stands for nothing with a status of its own: schedules the next one, or puts it into
-/// the dead letters. `jitter` is a random number in 0..1. `None`: the lease was lost.
+/// Ends a failed attempt of a task that is no job's: schedules the next one, or puts it into the dead letters and marks what
+/// it stands for. `jitter` is a random number in 0..1. `None`: the lease was lost.
 pub async fn fail(
     db: &Database,
     policy: &QueuePolicy,
@@ -161,7 +161,7 @@ pub async fn fail(
     jitter: f64,
 ) -> Result<Option<AfterFailure>> {
     let lease = task.lease;
-    let mut tx = SystemTx::begin(db.pool()).await?;
+    let mut tx = TenantTx::begin(db.pool(), lease.account).await?;
     let now = tx.now().await?;
     let (attempt, most) = (task.attempt, task.max_attempts);
     let next = after_failure(&policy.retry, Decision::Retry, attempt, most, now, task.expires_at, jitter);
@@ -171,6 +171,9 @@ pub async fn fail(
     };
     if !held {
         return Ok(None);
+    }
+    if next == AfterFailure::GiveUp {
+        dead_letters::mark(&mut tx, policy.name, &[lease.task], error).await?;
     }
     tx.commit().await?;
     if next == AfterFailure::GiveUp {

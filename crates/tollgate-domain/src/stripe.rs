@@ -7,6 +7,7 @@
 
 mod enter;
 mod inbox;
+mod resolve;
 
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::Result;
 
 pub use enter::{Entered, enter};
 pub use inbox::{Linked, Received, begin_to_reconcile, events, forget, link, receive};
+pub use resolve::{Resolution, resolve};
 
 const QUEUE: QueueName = QueueName::BillingCreditGrant;
 

@@ -3,13 +3,12 @@
 use tollgate_model::account::AccountId;
 use tollgate_model::job::{JobError, codes};
 use tollgate_model::queue::{MAX_LOST_LEASES, QueueName};
-use tollgate_model::stripe::inbox::EventState;
 use tollgate_store as store;
 use tollgate_store::SystemTx;
 use uuid::Uuid;
 
 use crate::waker::wake_workers;
-use crate::{Database, Result, dead_letters, runs};
+use crate::{Database, Result, dead_letters};
 
 /// Rows one transaction handles; a longer list takes several.
 const BATCH: i64 = 500;
@@ -96,7 +95,7 @@ async fn take_back(mut tx: SystemTx, worker: Uuid, swept: &mut Swept) -> Result<
         store::mark_requeued(&mut tx, &ids, "worker lost").await?;
         for &(account, id, _) in tasks.iter().filter(|task| task.2 >= MAX_LOST_LEASES) {
             if let Some(queue) = store::bury_unleased(&mut tx, id, &error).await? {
-                runs::fail(&mut tx, &[id], &error).await?;
+                dead_letters::mark(&mut tx, queue, &[id], &error).await?;
                 buried.push((queue, account, id));
             }
         }
@@ -138,34 +137,22 @@ async fn expire(db: &Database, swept: &mut Swept) -> Result<bool> {
     let error =
         JobError { code: codes::EXPIRED.into(), message: "not finished within its time to live".into() };
     let mut tx = SystemTx::begin(db.pool()).await?;
-    let expired = store::bury_expired(&mut tx, &error, BATCH).await?;
+    let mut expired = store::bury_expired(&mut tx, &error, BATCH).await?;
     swept.expired += expired.len();
     let full = i64::try_from(expired.len()) == Ok(BATCH);
-    // Other queues' tasks stand for nothing that has a status of its own.
-    let has_status = |queue: QueueName| queue.is_generation() || queue == QueueName::BillingCreditGrant;
-    let mut standing: Vec<(AccountId, bool, Uuid)> = expired
-        .iter()
-        .filter(|(queue, ..)| has_status(*queue))
-        .map(|&(queue, account, id)| (account, queue.is_generation(), id))
-        .collect();
-    standing.sort_unstable();
-    if let Some(&(first, ..)) = standing.first() {
-        let mut tx = tx.enter(first).await?;
-        for tasks in standing.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
-            tx = tx.enter(tasks[0].0).await?;
-            let ids: Vec<Uuid> = tasks.iter().map(|task| task.2).collect();
-            if tasks[0].1 {
-                runs::fail(&mut tx, &ids, &error).await?;
-            } else {
-                for id in ids {
-                    store::mark_event(&mut tx, id, EventState::NeedsAttention, Some(&error.message)).await?;
-                }
-            }
-        }
+    expired.sort_unstable_by_key(|&(queue, account, id)| (account, queue, id));
+    let Some(&(_, first, _)) = expired.first() else {
         tx.commit().await?;
-    } else {
-        tx.commit().await?;
+        return Ok(false);
+    };
+    let mut tx = tx.enter(first).await?;
+    for tasks in expired.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+        let (queue, account, _) = tasks[0];
+        tx = tx.enter(account).await?;
+        let ids: Vec<Uuid> = tasks.iter().map(|task| task.2).collect();
+        dead_letters::mark(&mut tx, queue, &ids, &error).await?;
     }
+    tx.commit().await?;
     for (queue, account, id) in expired {
         dead_letters::died(queue, account, id, &error.code);
     }

@@ -62,6 +62,8 @@ pub enum Action {
     StripeUnlinked,
     /// An operator has read from Stripe what never came.
     StripeReconciled,
+    /// An operator has dealt with an event of Stripe's by hand.
+    StripeResolved,
 }
 
 impl Action {
@@ -83,6 +85,7 @@ impl Action {
             Self::StripeLinked => "stripe.linked",
             Self::StripeUnlinked => "stripe.unlinked",
             Self::StripeReconciled => "stripe.reconciled",
+            Self::StripeResolved => "stripe.resolved",
         }
     }
 }
@@ -105,7 +108,7 @@ pub struct AuditEntry {
     /// Who: `key:` and the key's id, `operator:api`, or `operator:shell:` and the database login.
     pub actor: String,
     /// What was done: `account.created`, `credits.granted`, `key.created`, `key.rotated`, `key.revoked`, `lane.set`,
-    /// `stripe.linked` or `stripe.unlinked`.
+    /// `stripe.linked`, `stripe.unlinked` or `stripe.resolved`.
     pub action: String,
     /// What it was done to: its kind, a colon and its id.
     pub object: String,

@@ -14,10 +14,11 @@ CREATE TABLE billing.stripe_events (
     customer    text,
     account_id  uuid,
     state       text NOT NULL CHECK (state IN
-                ('received', 'processed', 'ignored', 'unknown_customer', 'unknown_payment', 'needs_attention')),
+                ('received', 'processed', 'ignored', 'unknown_customer', 'unknown_payment', 'needs_attention',
+                 'resolved')),
     error       text,
     payload     json NOT NULL,
-    CHECK (account_id IS NOT NULL OR state IN ('ignored', 'unknown_customer', 'unknown_payment'))
+    CHECK (account_id IS NOT NULL OR state IN ('ignored', 'unknown_customer', 'unknown_payment', 'resolved'))
 );
 COMMENT ON COLUMN billing.stripe_events.id IS 'UUIDv7: its task''s id, and its place in lists.';
 COMMENT ON COLUMN billing.stripe_events.payload IS 'As it was signed; json, not jsonb: it is kept as it came, and holds what people paid with.';

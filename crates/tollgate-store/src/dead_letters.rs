@@ -269,6 +269,14 @@ pub async fn delete_dead_letters(tx: &mut SystemTx, letters: &[LockedLetter]) ->
     Ok(done.rows_affected())
 }
 
+/// Deletes the letter of this id, if there is one. One that is just being redriven is waited for: then it is gone, and the
+/// transaction sees the task that it has become.
+pub async fn delete_dead_letter(tx: &mut SystemTx, id: Uuid) -> Result<bool> {
+    let done =
+        sqlx::query!("DELETE FROM queue.dead_letters WHERE id = $1", id).execute(tx.connection()).await?;
+    Ok(done.rows_affected() > 0)
+}
+
 /// Puts a failed job of the transaction's account back to where it began, and holds its estimate again. `false`: it is gone,
 /// or not failed, or the balance does not pay for it.
 ///

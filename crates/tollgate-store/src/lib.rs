@@ -36,7 +36,8 @@ pub use connect::{ConnectError, Role, connect, drop_broken, probe};
 pub use credits::{balance, grant, ledger_page, refund};
 pub use dead_letters::{
     LockedLetter, count_dead_letters, count_dead_letters_by_id, dead_letter, dead_letters_page,
-    delete_dead_letters, lock_dead_letters, lock_dead_letters_by_id, redrive, reopen_failed,
+    delete_dead_letter, delete_dead_letters, lock_dead_letters, lock_dead_letters_by_id, redrive,
+    reopen_failed,
 };
 pub use guard::{
     ClassRow, add_latencies, breaker_enabled, class_state, forget_latencies, latencies, lock_class,
@@ -67,9 +68,10 @@ pub use reconcile::{Books, advance_sums, all_books, books};
 pub use retention::{Batch, remove_ended_jobs};
 pub use sqlx::{Error, PgPool};
 pub use stripe::{
-    NewEvent, StoredEvent, StoredGrant, StoredReversal, add_customer, add_event, add_grant, add_payments,
-    adopt, enter_event, grant_of, inbox_page, join_reversal, link, linked, lock_balance, mark_event,
-    purchases_of, remove_events, reversals_of, set_taken_back, stripe_event, tell, wait_for,
+    NamedEvent, NewEvent, StoredEvent, StoredGrant, StoredReversal, add_customer, add_event, add_grant,
+    add_payments, adopt, enter_event, grant_of, inbox_page, join_reversal, link, linked, lock_balance,
+    mark_event, named_event, purchases_of, remove_events, resolve_event, reversals_of, set_taken_back,
+    stripe_event, tell, wait_for,
 };
 pub use submit::{NewJob, SubmitTerms, Submitted, submit, waits_for_its_key};
 pub use tasks::{

@@ -8,6 +8,6 @@ pub use book::{
     lock_balance, purchases_of, reversals_of, set_taken_back,
 };
 pub use inbox::{
-    NewEvent, StoredEvent, adopt, enter_event, inbox_page, link, linked, mark_event, remove_events,
-    stripe_event, tell, wait_for,
+    NamedEvent, NewEvent, StoredEvent, adopt, enter_event, inbox_page, link, linked, mark_event, named_event,
+    remove_events, resolve_event, stripe_event, tell, wait_for,
 };

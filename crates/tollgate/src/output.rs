@@ -72,6 +72,9 @@ impl From<tollgate_domain::Error> for Failure {
             E::NotFound("dead letter") => {
                 Self::new("no such dead letter; `tollgate dlq list` shows those there are")
             }
+            E::NotFound("event") => {
+                Self::new("no such event; `tollgate stripe events` shows those that have come")
+            }
             other => Self::new(other.to_string()),
         }
     }

@@ -137,18 +137,21 @@ struct Settlement {
 /// Adds the fact to the books, and brings the credits of each purchase that it is about in line with them.
 async fn settle(tx: &mut TenantTx, fact: &Fact, bought: Option<Bought>) -> Result<Settlement> {
     let mut settled = Settlement::default();
+    // What was not known before: whether there is a grant, and of which payments.
+    let (mut granted, mut paid) = (false, Vec::new());
     let purchases = match fact {
         Fact::Bought(purchase) => {
-            store::add_payments(tx, &purchase.object, &purchase.payments).await?;
+            paid = store::add_payments(tx, &purchase.object, &purchase.payments).await?;
             if let Some(bought) = bought
                 && store::add_grant(tx, purchase, bought).await?
             {
+                granted = true;
                 settled.moves.push(post(tx, &purchase.object, bought.credits).await?);
             }
             vec![purchase.object.clone()]
         }
         Fact::Paid { purchase, payments } => {
-            store::add_payments(tx, purchase, payments).await?;
+            paid = store::add_payments(tx, purchase, payments).await?;
             vec![purchase.clone()]
         }
         Fact::Reversed { reversal, payment, currency, what } => {
@@ -164,7 +167,13 @@ async fn settle(tx: &mut TenantTx, fact: &Fact, bought: Option<Bought>) -> Resul
         let reversals = store::reversals_of(tx, &purchase).await?;
         let is_comparable = |other: &StoredReversal| other.currency.as_ref().is_none_or(|of| *of == currency);
         let (counted, foreign): (Vec<_>, Vec<_>) = reversals.into_iter().partition(is_comparable);
-        if let Some(StoredReversal { id, currency: Some(theirs), .. }) = foreign.first() {
+        // An operator is told by the event that the money is gone by, or by the one that brings that and its purchase together;
+        // not by those that come after.
+        let is_news = |other: &&StoredReversal| {
+            let own = matches!(fact, Fact::Reversed { reversal, .. } if *reversal == other.id);
+            other.what.is_gone() && (own || granted || paid.contains(&other.payment))
+        };
+        if let Some(StoredReversal { id, currency: Some(theirs), .. }) = foreign.iter().find(is_news) {
             settled.problem = Some(format!(
                 "{id} takes money back in `{theirs}`, but {purchase} was paid in `{currency}`: nobody knows how much of it \
                  that is, and none of its credits were taken back; settle it with the customer"

@@ -27,8 +27,13 @@ impl Reversal {
         }
     }
 
+    /// The money is gone, and has not come back.
+    pub fn is_gone(self) -> bool {
+        self.withdrawn && !self.returned
+    }
+
     fn effective(self) -> i64 {
-        if self.withdrawn && !self.returned { self.amount } else { 0 }
+        if self.is_gone() { self.amount } else { 0 }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Stripe's events as they are kept.
 
+use std::fmt;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
@@ -22,6 +24,8 @@ pub enum EventState {
     UnknownPayment,
     /// An operator has to do something; `error` says what.
     NeedsAttention,
+    /// An operator has done it, or has found that there is nothing to do; the audit log says why. Nothing more comes of it.
+    Resolved,
 }
 
 /// There is no such state.
@@ -31,18 +35,19 @@ pub struct UnknownState;
 
 impl EventState {
     /// Every state.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Received,
         Self::Processed,
         Self::Ignored,
         Self::UnknownCustomer,
         Self::UnknownPayment,
         Self::NeedsAttention,
+        Self::Resolved,
     ];
 
     /// Those of which nothing is left to do. An event in another one stays until it is in one of these, whoever has to see to
     /// that.
-    pub const ENDED: [Self; 2] = [Self::Processed, Self::Ignored];
+    pub const ENDED: [Self; 3] = [Self::Processed, Self::Ignored, Self::Resolved];
 
     /// The name that is stored and shown.
     pub fn as_str(self) -> &'static str {
@@ -53,7 +58,19 @@ impl EventState {
             Self::UnknownCustomer => "unknown_customer",
             Self::UnknownPayment => "unknown_payment",
             Self::NeedsAttention => "needs_attention",
+            Self::Resolved => "resolved",
         }
+    }
+
+    /// Whether only an operator, or what may never come, can end it.
+    pub fn can_be_resolved(self) -> bool {
+        matches!(self, Self::UnknownCustomer | Self::UnknownPayment | Self::NeedsAttention)
+    }
+}
+
+impl fmt::Display for EventState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -63,19 +63,19 @@ pub async fn add_grant(tx: &mut TenantTx, purchase: &Purchase, bought: Bought) -
     Ok(done.rows_affected() == 1)
 }
 
-/// These payments were for that purchase.
-pub async fn add_payments(tx: &mut TenantTx, purchase: &str, payments: &[String]) -> Result<()> {
+/// These payments were for that purchase. Returns those of which it was not known.
+pub async fn add_payments(tx: &mut TenantTx, purchase: &str, payments: &[String]) -> Result<Vec<String>> {
     let account = tx.account().0;
-    sqlx::query!(
+    sqlx::query_scalar!(
         "INSERT INTO app.stripe_payments (account_id, payment_id, object_id)
-         SELECT $1, payment_id, $3 FROM unnest($2::text[]) AS paid (payment_id) ON CONFLICT DO NOTHING",
+         SELECT $1, payment_id, $3 FROM unnest($2::text[]) AS paid (payment_id) ON CONFLICT DO NOTHING
+         RETURNING payment_id",
         account,
         payments,
         purchase,
     )
-    .execute(tx.conn())
-    .await?;
-    Ok(())
+    .fetch_all(tx.conn())
+    .await
 }
 
 /// Joins what an event says of a reversal with what is known of it.
@@ -151,6 +151,8 @@ pub async fn grant_of(tx: &mut TenantTx, purchase: &str) -> Result<Option<Stored
 pub struct StoredReversal {
     /// The charge, for its refunds; or the dispute.
     pub id: String,
+    /// What it is a reversal of.
+    pub payment: String,
     /// The currency of the amount; `None`: Stripe did not say.
     pub currency: Option<String>,
     /// How much, and whether it is gone.
@@ -161,7 +163,7 @@ pub struct StoredReversal {
 pub async fn reversals_of(tx: &mut TenantTx, purchase: &str) -> Result<Vec<StoredReversal>> {
     let account = tx.account().0;
     sqlx::query!(
-        "SELECT r.reversal_id, r.currency, r.amount, r.withdrawn, r.returned
+        "SELECT r.reversal_id, r.payment_id, r.currency, r.amount, r.withdrawn, r.returned
          FROM app.stripe_payments p, LATERAL (SELECT * FROM app.stripe_reversals
                                               WHERE account_id = $1 AND payment_id = p.payment_id OFFSET 0) AS r
          WHERE p.account_id = $1 AND p.object_id = $2",
@@ -170,6 +172,7 @@ pub async fn reversals_of(tx: &mut TenantTx, purchase: &str) -> Result<Vec<Store
     )
     .map(|row| StoredReversal {
         id: row.reversal_id,
+        payment: row.payment_id,
         currency: row.currency,
         what: Reversal { amount: row.amount, withdrawn: row.withdrawn, returned: row.returned },
     })

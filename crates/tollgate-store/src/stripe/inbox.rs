@@ -8,7 +8,7 @@ use tollgate_model::stripe::inbox::{EventState, InboxEvent};
 use uuid::Uuid;
 
 use crate::tx::Tx;
-use crate::{Alone, Result, TenantTx};
+use crate::{Alone, Result, SystemTx, TenantTx};
 
 /// An event that has come.
 #[derive(Debug, Clone, Copy)]
@@ -150,6 +150,49 @@ pub async fn mark_event(tx: &mut TenantTx, id: Uuid, state: EventState, error: O
     .execute(tx.conn())
     .await?;
     Ok(())
+}
+
+/// An event as whoever resolves it has to know it.
+#[derive(Debug, Clone, Copy)]
+pub struct NamedEvent {
+    /// Ours, and its task's.
+    pub id: Uuid,
+    /// Whose it is, once that is known.
+    pub account: Option<AccountId>,
+    /// What has become of it.
+    pub state: EventState,
+}
+
+/// The event that Stripe calls so.
+pub async fn named_event(tx: &mut SystemTx, event_id: &str) -> Result<Option<NamedEvent>> {
+    sqlx::query!("SELECT id, account_id, state FROM billing.stripe_events WHERE event_id = $1", event_id)
+        .map(|row| NamedEvent {
+            id: row.id,
+            account: row.account_id.map(AccountId),
+            // One that this build does not know is another's to end.
+            state: row.state.parse().unwrap_or(EventState::Received),
+        })
+        .fetch_optional(tx.conn())
+        .await
+}
+
+/// Nothing more comes of the event, and it waits for nothing. `false`: it is not in this state any more, or in the queue.
+pub async fn resolve_event(tx: &mut SystemTx, event_id: &str, from: EventState) -> Result<bool> {
+    // IS TRUE as in `adopt`.
+    let done = sqlx::query!(
+        "WITH gone AS (
+             DELETE FROM billing.stripe_waiting WHERE ctid = ANY (ARRAY(
+                 SELECT s.ctid FROM billing.stripe_waiting s WHERE s.event_id = $1 ORDER BY s.event_id))
+         )
+         UPDATE billing.stripe_events e SET state = 'resolved'
+         WHERE e.event_id = $1 AND (e.state = $2) IS TRUE
+           AND NOT EXISTS (SELECT FROM queue.tasks t WHERE t.account_id = e.account_id AND t.id = e.id)",
+        event_id,
+        from.as_str(),
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(done.rows_affected() == 1)
 }
 
 /// Removes up to `limit` events of each of these states that came before the one at `before` would have: their payloads hold

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use serde_json::json;
-use tollgate_domain::stripe::{self, Linked, Received};
+use tollgate_domain::stripe::{self, Linked, Received, Resolution};
 use tollgate_domain::{Database, Error};
 use tollgate_model::account::AccountId;
 use tollgate_model::audit::Actor;
@@ -23,7 +23,8 @@ const LIST: &str = "stripe_events";
 pub(crate) enum Command {
     /// List Stripe's events as they came, newest first, and what became of each.
     Events {
-        /// Only those in this state: received, processed, ignored, unknown_customer, unknown_payment, needs_attention.
+        /// Only those in this state: received, processed, ignored, unknown_customer, unknown_payment, needs_attention,
+        /// resolved.
         #[arg(long)]
         state: Option<EventState>,
         /// How many, 1 to 100.
@@ -44,6 +45,16 @@ pub(crate) enum Command {
         /// The account.
         #[arg(long, value_name = "ID")]
         account: AccountId,
+    },
+    /// Say that an event which waits for somebody has been dealt with by hand: nothing more comes of it, and it is forgotten
+    /// in time.
+    Resolve {
+        /// The event: evt_…
+        #[arg(long, value_name = "ID")]
+        event: String,
+        /// What was done about it, for the audit log.
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
     },
     /// Read from Stripe what it has tried to send, and store what never came.
     Reconcile {
@@ -91,6 +102,7 @@ pub(crate) async fn run(command: Command, config: &Config, json: bool) -> Result
                 format!("{object} is {account}'s{before}; {released} events are being entered")
             })
         }
+        Command::Resolve { event, reason } => resolve(config, &event, &reason, json).await,
         Command::Reconcile { since } => reconcile(config, since, json).await,
     }
 }
@@ -131,6 +143,20 @@ fn line(event: &InboxEvent) -> String {
         line += &format!("\n    {error}");
     }
     line
+}
+
+async fn resolve(config: &Config, event: &str, reason: &str, json: bool) -> Result<(), Failure> {
+    match stripe::resolve(&operator(config).await?, Actor::Shell, event, reason).await? {
+        Resolution::Resolved(was) => print(json, &json!({ "event_id": event, "was": was }), || {
+            format!("{event} is resolved; it was {was}")
+        }),
+        Resolution::Ended(state) => {
+            Err(Failure::new(format!("{event} is {state} already: nothing is left to do about it")))
+        }
+        Resolution::UnderWay => Err(Failure::new(format!(
+            "{event} is in the queue: a worker will enter it, and `tollgate stripe events` then shows what came of it"
+        ))),
+    }
 }
 
 async fn reconcile(config: &Config, since: Duration, json: bool) -> Result<(), Failure> {

@@ -29,7 +29,7 @@ const LOOKS: [&str; 10] = [
 ];
 
 /// The others, in an order in which each has something to do, and how the log calls what they do.
-const ACTS: [(&str, &str, &str); 15] = [
+const ACTS: [(&str, &str, &str); 16] = [
     ("account create", "--name more", "account.created"),
     ("account grant", "--account ACCOUNT --credits 7 --reason gift", "credits.granted"),
     ("dlq purge", "--queue billing.credit_grant --code A", "dlq.purged"),
@@ -45,6 +45,7 @@ const ACTS: [(&str, &str, &str); 15] = [
     ("price set", "--model dear --prompt 5", "price.set"),
     ("queue set", "generation.create --max-running 9", "queue.set"),
     ("stripe link", "--customer cus_1 --account ACCOUNT", "stripe.linked"),
+    ("stripe resolve", "--event evt_1 --reason not-ours", "stripe.resolved"),
 ];
 /// It needs a Stripe.
 const RECONCILE: (&str, &str, &str) = ("stripe reconcile", "", "stripe.reconciled");
@@ -94,6 +95,11 @@ async fn every_act_of_an_operator_is_in_the_log() {
     assert_eq!(named, known);
 
     other_letters(&app, 6).await;
+    app.change(
+        "INSERT INTO billing.stripe_events (event_id, id, type, created, livemode, state, payload)
+         VALUES ('evt_1', gen_random_uuid(), 'invoice.paid', now(), false, 'unknown_customer', '{}')",
+    )
+    .await;
     let account = app.account.to_string();
     let own: uuid::Uuid =
         sqlx::query_scalar("SELECT id FROM app.api_keys").fetch_one(&app.owner).await.unwrap();

@@ -162,6 +162,7 @@ async fn every_command_explains_itself() {
         "stripe events",
         "stripe link",
         "stripe reconcile",
+        "stripe resolve",
         "worker",
     ];
     assert_eq!(seen, expected);

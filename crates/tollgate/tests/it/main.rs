@@ -54,6 +54,7 @@ mod status;
 mod stripe;
 mod stripe_history;
 mod stripe_operator;
+mod stripe_resolve;
 mod transport;
 mod walls_catalogue;
 mod walls_sessions;

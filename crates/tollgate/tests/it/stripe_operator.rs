@@ -12,7 +12,7 @@ use crate::stripe::{
 };
 
 /// The ids of the events in a state, newest first.
-async fn listed(app: &TestApp, state: &str) -> Vec<String> {
+pub(crate) async fn listed(app: &TestApp, state: &str) -> Vec<String> {
     let (code, list, said) = command(app, &format!("stripe events --state {state}")).await;
     assert_eq!((code, said.as_str()), (0, ""));
     list["data"]
@@ -128,12 +128,44 @@ async fn what_is_taken_back_in_another_currency_counts_for_nothing_and_an_operat
         list["data"].as_array().unwrap().iter().map(|event| event["error"].as_str().unwrap()).collect();
     assert!(said.iter().any(|words| words.starts_with("dp_1 takes money back in `jpy`")), "{said:?}");
     assert!(said[0].contains("but cs_2 was paid in `usd`"), "{said:?}");
+    assert_eq!(listed(&app, "needs_attention").await, ["evt_2", "evt_1"]);
+    // No money is gone: it was only announced, or it came back.
+    sender.send(&event("evt_cs_3", COMPLETED, &session("3", Some(app.account), 500))).await;
+    let mut inquiry = dispute("dp_3", "pi_3", "jpy");
+    inquiry["status"] = "warning_needs_response".into();
+    sender.send(&event("evt_inquiry", "charge.dispute.created", &inquiry)).await;
+    let mut won = dispute("dp_1", "pi_1", "jpy");
+    won["status"] = "won".into();
+    sender.send(&event("evt_won", "charge.dispute.closed", &won)).await;
+    // The purchase is told once more, by which an operator learns nothing.
+    let again = session("2", Some(app.account), 500);
+    sender.send(&event("evt_again", "checkout.session.async_payment_succeeded", &again)).await;
     // What is in its own currency counts beside it.
     let mut refunded = charge("2", 100);
     refunded["currency"] = "usd".into();
     sender.send(&event("evt_3", "charge.refunded", &refunded)).await;
     entered(&app).await;
-    assert_eq!(credits(&app, app.account).await, (OPENING + 9000, 0));
+    assert_eq!(credits(&app, app.account).await, (OPENING + 14_000, 0));
+    assert_eq!(listed(&app, "needs_attention").await, ["evt_2", "evt_1"], "and none of the others");
+    // Where the money was gone first, by what brings it and its purchase together; and by nothing else of that purchase.
+    for nr in ["4", "6"] {
+        let (id, gone) = (format!("evt_gone_{nr}"), dispute(&format!("dp_{nr}"), &format!("pi_{nr}"), "jpy"));
+        sender.send(&event(&id, "charge.dispute.created", &gone)).await;
+        assert_eq!(command(&app, &format!("stripe link --event {id} --account {}", app.account)).await.0, 0);
+    }
+    let invoice = json!({ "id": "in_4", "amount_paid": 500, "currency": "usd", "subscription": "sub_4",
+                          "subscription_details": { "metadata": { "account_id": app.account } } });
+    entered(&app).await;
+    sender.send(&event("evt_in_4", "invoice.paid", &invoice)).await;
+    for (nr, payment) in ["pi_5", "pi_4", "pi_4", "pi_5"].into_iter().enumerate() {
+        let paid = json!({ "invoice": "in_4", "payment": { "payment_intent": payment } });
+        sender.send(&event(&format!("evt_paid_{nr}"), "invoice_payment.paid", &paid)).await;
+        entered(&app).await;
+    }
+    sender.send(&event("evt_cs_6", COMPLETED, &session("6", Some(app.account), 500))).await;
+    entered(&app).await;
+    assert_eq!(credits(&app, app.account).await, (OPENING + 24_000, 0));
+    assert_eq!(listed(&app, "needs_attention").await, ["evt_cs_6", "evt_paid_1", "evt_2", "evt_1"]);
     assert_books(&app).await;
 }
 

@@ -104,7 +104,12 @@ pub(super) const CASES: &[Case] = &[
         indexes: &["stripe_events_id_key"], batch: BATCH, arguments: |rows| format!("'{}', {BATCH}", id(rows)) },
     Case { name: "remove_events", text: "DELETE FROM billing.stripe_events", role: Role::Worker,
         indexes: &["stripe_events_by_state"], batch: BATCH * 2,
-        arguments: |rows| format!("'{{processed,ignored}}', '{}', {BATCH}", id(rows / 2)) },
+        arguments: |rows| format!("'{{processed,ignored,resolved}}', '{}', {BATCH}", id(rows / 2)) },
+    Case { name: "named_event", text: "SELECT id, account_id, state", role: Role::Operator, indexes: &["stripe_events_pkey"],
+        batch: 1, arguments: |_| "'evt_2'".into() },
+    Case { name: "resolve_event", text: "SET state = 'resolved'", role: Role::Operator, batch: 1,
+        indexes: &["stripe_waiting_by_event", "stripe_events_pkey", "tasks_pkey"],
+        arguments: |_| "'evt_3', 'needs_attention'".into() },
 ];
 
 /// What a foreign key is checked for: from jobs to their images, from images to their bytes, and back.
