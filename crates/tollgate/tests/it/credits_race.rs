@@ -187,10 +187,10 @@ async fn whoever_redrives_and_whoever_ends_a_job_do_not_wait_for_each_other() {
         Ok(done) => tx.commit().await.map(|()| done),
         Err(error) => Err(error),
     };
-    let redriven = redrives.join_next().await.unwrap().unwrap();
+    let outcome = redrives.join_next().await.unwrap().unwrap();
     let what = "one of the two was sacrificed to a deadlock";
     assert!(settled.as_ref().is_ok_and(|done| *done), "{what}: the settlement: {settled:?}");
-    assert!(redriven.as_ref().is_ok_and(|done| done.redriven == 1), "{what}: the operator: {redriven:?}");
+    assert!(outcome.as_ref().is_ok_and(|done| done.redriven == 1), "{what}: the operator: {outcome:?}");
 }
 
 /// The same of what a key with a daily limit has spent.
