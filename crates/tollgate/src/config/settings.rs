@@ -215,7 +215,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     set(
         "STRIPE_EVENT_RETENTION",
         "90d",
-        "Events of Stripe's that are entered, or say nothing about credits, are removed so long after they came: they hold what is known of people. At least `31d`, since Stripe may send an event again for 30 days; `0` or `off`: never. Those that wait for somebody to act stay.",
+        "Events of Stripe's that are entered, say nothing about credits, or were resolved by an operator (`tollgate stripe resolve`), are removed so long after they came: they hold what is known of people. At least `31d`, since Stripe may send an event again for 30 days; `0` or `off`: never. Those that wait for somebody to act stay.",
     ),
     unset(
         "TOLLGATE_DATA_DIR",
