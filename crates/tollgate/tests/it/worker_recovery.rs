@@ -149,7 +149,13 @@ async fn an_idle_worker_starts_a_job_as_soon_as_it_is_there() {
 
     // A worker that lost its ear hears again, and has missed nothing meanwhile.
     for _ in 0..5 {
-        assert_eq!(cut(&app, "query LIKE 'LISTEN%'").await, 3, "one connection a queue listens");
+        eventually("one connection a queue listens", Duration::from_secs(20), || async {
+            let sql = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND usename = 'app_worker' AND query LIKE 'LISTEN%'";
+            (app.number(sql).await == 3).then_some(())
+        })
+        .await;
+        assert_eq!(cut(&app, "query LIKE 'LISTEN%'").await, 3);
         let job = app.ended(app.submit("to a deaf ear").await).await;
         assert!(waited(&job) < TimeDelta::seconds(3), "waited for {}", waited(&job));
     }
