@@ -106,7 +106,8 @@ DECLARE
     most    bigint;
     counted uuid;
 BEGIN
-    SELECT k.daily_credit_limit, k.counted_as INTO most, counted FROM app.api_keys k WHERE k.account_id = account AND k.id = key;
+    SELECT k.daily_credit_limit, k.counted_as INTO most, counted FROM app.api_keys k
+    WHERE k.account_id = account AND k.id = key;
     IF most IS NULL THEN
         RETURN true;
     END IF;
