@@ -206,7 +206,7 @@ async fn the_walks_are_the_same_whatever_there_was_when_they_were_planned() {
             }
             checked += 1;
         }
-        assert_eq!(checked, 18);
+        assert_eq!(checked, 19);
         sqlx::raw_sql("RESET ALL; RESET ROLE").execute(&mut *conn).await.unwrap();
     }
 }
