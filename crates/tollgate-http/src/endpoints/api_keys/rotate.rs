@@ -22,8 +22,8 @@ use crate::problem::{ForBody, ForCaller, ForId, ForOnce, Problem, Unfinished};
 #[serde(default, deny_unknown_fields)]
 #[schema(examples(json!({"overlap_seconds": 86400})))]
 pub(crate) struct KeyRotation {
-    /// How long the old key goes on working, 30 days at most; 0: it ends at once. If it is left out, the old key works
-    /// until it is revoked.
+    /// How long the old key goes on working, 30 days at most; 0: it ends at once, and if it rotated itself and the answer is
+    /// lost, the old key cannot ask for it again. If it is left out, the old key works until it is revoked.
     #[schema(maximum = 2_592_000)]
     overlap_seconds: Option<u32>,
     /// When the new key stops working by itself, no later than the calling key; if it is left out, when that does, whatever
