@@ -54,3 +54,17 @@ fn is_of_database(status: StatusCode) -> bool {
 fn refusal(detail: &str) -> Response {
     Problem::new(Code::Unavailable, detail).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_for_what_the_database_holds_is_its_answer() {
+        for (status, answered) in
+            [(202, true), (402, true), (404, true), (409, true), (400, false), (503, false)]
+        {
+            assert_eq!(is_of_database(StatusCode::from_u16(status).unwrap()), answered, "{status}");
+        }
+    }
+}

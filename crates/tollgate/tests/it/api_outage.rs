@@ -238,28 +238,3 @@ async fn a_server_that_says_nothing_is_away_as_well() {
     outage.well_again().await;
     assert_eq!(outage.lines("the database is away"), 1);
 }
-
-/// A postmaster that is slow to take connections is no outage while the connections that there are answer, if only that
-/// there is no such job.
-#[tokio::test]
-async fn a_server_that_answers_is_there_though_it_takes_no_connection() {
-    let outage = Outage::start().await;
-    outage.well_again().await;
-    let path = format!("/v1/jobs/{}", Uuid::nil());
-    let stopped = Stopped::new(vec![outage.app.db.postmaster().to_string()]);
-    // Together they need more connections than there are, and wait.
-    let mut waiting = JoinSet::new();
-    for _ in 0..30 {
-        waiting.spawn(outage.request(Method::GET, &path).send());
-    }
-    let began = Instant::now();
-    let mut answers = Vec::new();
-    while began.elapsed() < Duration::from_secs(4) {
-        answers.push(outage.answers(&path).await);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    drop(stopped);
-    waiting.join_all().await;
-    assert!(answers.iter().all(|status| *status == 404), "{answers:?}");
-    assert_eq!(outage.lines("the database is away"), 0);
-}
