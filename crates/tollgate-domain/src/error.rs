@@ -129,6 +129,11 @@ impl Error {
     }
 }
 
+/// Whether PostgreSQL refused with this code.
+pub(crate) fn has_code(error: &tollgate_store::Error, code: &str) -> bool {
+    matches!(error, tollgate_store::Error::Database(error) if error.code().as_deref() == Some(code))
+}
+
 /// Connections lost or not to be had (a login refused for the moment included), a server starting, stopping or short of
 /// resources, and transactions that the server asks to have repeated.
 fn is_unavailable(error: &tollgate_store::Error) -> bool {

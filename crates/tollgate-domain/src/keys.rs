@@ -246,8 +246,7 @@ async fn insert(
 }
 
 /// Replaces a key by a new one of the same name, scopes and limits, which counts with it, and lets the old one end as the
-/// rotation says.
-/// The second value is the only copy of the new key there will ever be.
+/// rotation says. The second value is the only copy of the new key there will ever be.
 pub async fn rotate(
     db: &Database,
     account: AccountId,

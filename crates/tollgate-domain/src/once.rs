@@ -8,6 +8,7 @@ use tollgate_store as store;
 use tollgate_store::{Claim, TenantTx};
 use uuid::Uuid;
 
+use crate::error::has_code;
 use crate::{Database, Error, Result};
 
 pub use tollgate_model::idempotency::Answer;
@@ -53,6 +54,5 @@ pub(crate) async fn keep(tx: &mut TenantTx, once: Option<&Once>, answer: &Answer
 
 /// Who waited for the same request for as long as one may is told that it is under way.
 pub(crate) fn in_flight(error: store::Error) -> Error {
-    let waited = matches!(&error, store::Error::Database(error) if error.code().as_deref() == Some("55P03"));
-    if waited { Error::IdempotencyInFlight } else { error.into() }
+    if has_code(&error, "55P03") { Error::IdempotencyInFlight } else { error.into() }
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use tollgate_model::account::AccountId;
 use tollgate_model::image::StorageKey;
 use tollgate_store as store;
@@ -50,11 +50,16 @@ pub struct Removed {
     pub more: bool,
 }
 
+/// What is older than this has been kept for long enough. `None`: no time is.
+pub(crate) fn kept_until(now: DateTime<Utc>, keep: Duration) -> Option<DateTime<Utc>> {
+    TimeDelta::from_std(keep).ok().and_then(|keep| now.checked_sub_signed(keep))
+}
+
 /// Removes jobs that ended longer than `keep` ago, by the database's clock.
 pub async fn round(db: &Database, keep: Duration, progress: &mut Progress) -> Result<Removed> {
     let now = Alone::acquire(db.pool()).await?.now().await?;
     let part = accounts::part(db, progress.account, ACCOUNTS).await?;
-    let Some(until) = TimeDelta::from_std(keep).ok().and_then(|keep| now.checked_sub_signed(keep)) else {
+    let Some(until) = kept_until(now, keep) else {
         return Ok(Removed { jobs: 0, more: false });
     };
     let before = ids::first_id_of(until);

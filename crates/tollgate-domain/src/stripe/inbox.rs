@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::json;
 use serde_json::value::RawValue;
 use tollgate_model::account::AccountId;
@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::{QUEUE, enqueue, let_go};
 use crate::ids::new_id;
 use crate::waker::wake_workers;
-use crate::{Database, Error, Result, accounts, audit, ids};
+use crate::{Database, Error, Result, accounts, audit, ids, retention};
 
 /// What became of an event that came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,9 +178,7 @@ const BATCH: i64 = 500;
 pub async fn forget(db: &Database, keep: Duration) -> Result<bool> {
     let mut alone = Alone::acquire(db.pool()).await?;
     let now = alone.now().await?;
-    let Some(until) = TimeDelta::from_std(keep).ok().and_then(|keep| now.checked_sub_signed(keep)) else {
-        return Ok(false);
-    };
+    let Some(until) = retention::kept_until(now, keep) else { return Ok(false) };
     let before = ids::first_id_of(until);
     let removed = store::remove_events(&mut alone, &EventState::ENDED, before, BATCH).await?;
     Ok(removed >= BATCH.unsigned_abs())

@@ -17,6 +17,7 @@ use tollgate_model::account::AccountId;
 use tollgate_store as store;
 use tollgate_store::{NewJob, SubmitTerms, Submitted};
 
+use crate::error::has_code;
 use crate::{Database, Error, Result, Wakers};
 
 /// Submissions that go together at most: enough to share a commit's cost, few enough that none waits long for the others.
@@ -129,10 +130,6 @@ impl Shared {
             }
         }
     }
-}
-
-fn has_code(error: &store::Error, code: &str) -> bool {
-    matches!(error, store::Error::Database(error) if error.code().as_deref() == Some(code))
 }
 
 /// Whether it says something of some of a batch's accounts, and nothing of the others: somebody is at a row of theirs.

@@ -34,9 +34,8 @@ pub(crate) struct KeyRotation {
 /// Replaces a key
 ///
 /// Makes a key of the same name, scopes and limits; the stricter ones, if the calling key has its own. Both keys work until
-/// the old one has ended, and both together have these limits once. A key cannot rotate
-/// one with a scope that it lacks itself, nor one that is revoked or has expired, nor give the new one a longer life than
-/// its own; it may rotate itself.
+/// the old one has ended, and both together have these limits once. A key cannot rotate one with a scope that it lacks
+/// itself, nor one that is revoked or has expired, nor give the new one a longer life than its own; it may rotate itself.
 #[utoipa::path(
     post,
     path = "/v1/api-keys/{id}/rotate",
